@@ -1,0 +1,97 @@
+"""``python -m apps.emblem``: render the world, train its models, measure them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="The Emblem world: render pictures, train the shipped models, measure them.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+
+@app.command("render")
+def render_command(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of pictures.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Write an image folder with metadata.jsonl (file_name, text, scene, rarity).
+
+    Example: python -m apps.emblem render --out pictures --n 1000 --seed 0
+    """
+    from apps.emblem.data import export
+
+    export(out, n, seed)
+    typer.echo(f"{n} pictures and metadata.jsonl are in {out}")
+
+
+@app.command()
+def train(
+    stages: Annotated[
+        list[str], typer.Argument(help="vae, clip, classifier, unet, dit; or all, in that order.")
+    ],
+    run: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and samples.")] = Path(
+        "runs/emblem"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder that receives the models.")] = Path("assets"),
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Fewer steps, for a trial.")] = None,
+    pictures: Annotated[
+        int, typer.Option(min=64, help="Training pictures of the diffusion models.")
+    ] = 40_000,
+) -> None:
+    """Train shipped models from nothing; the same command continues a run that was stopped.
+
+    Example: python -m apps.emblem train all
+    """
+    from apps.emblem.stages import Stages
+
+    known = Stages(run, out, seed, steps, pictures).all()
+    chosen = list(known) if stages == ["all"] else stages
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"stage is {unknown[0]!r}; expected all or any of {', '.join(known)}")
+    for name in chosen:
+        known[name]()
+
+
+@app.command()
+def measure(
+    assets: Annotated[Path, typer.Option(help="Folder of the models.")] = Path("assets"),
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path(
+        "assets/results/emblem.json"
+    ),
+    seed: Seed = 0,
+) -> None:
+    """Measure the models against the world's ground truth.
+
+    Example: python -m apps.emblem measure
+    """
+    from apps.emblem.measure import measure as run_measure
+
+    command = f"python -m apps.emblem measure --seed {seed}"
+    for name, bar in run_measure(assets, out, seed, command)["bars"].items():
+        mark = "met" if bar["met"] else "MISSED"
+        typer.echo(f"{name:10} {bar['reached']:.4f} (bar {bar['bar']:.2f}) {mark}")
+    typer.echo(f"written to {out}")
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

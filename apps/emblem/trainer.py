@@ -1,0 +1,264 @@
+"""The one training loop of the Emblem models.
+
+Everything random in step ``n`` is drawn from a generator seeded with ``(seed, n)``, so a resumed
+run is the unbroken run.
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from apps.emblem.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: linear warm-up, then linear decay to ``final`` times ``lr``."""
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 100
+    final: float = 0.03
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.0
+    mixed_precision: str = "no"
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step ``step`` (0 is the first)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (1 - done * (1 - self.final))
+
+
+class Batch:
+    """The items of one step, and its random numbers."""
+
+    def __init__(self, step: int, seed: int, size: int, items: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        self._size = size
+        self.indices = torch.randint(items, (size,), generator=self._generator)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Normal numbers (B, *shape)."""
+        return torch.randn((self._size, *shape), generator=self._generator)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), (B, *shape)."""
+        return torch.rand((self._size, *shape), generator=self._generator)
+
+    def randint(self, high: int, *shape: int) -> Tensor:
+        """Integers in [0, high), (B, *shape)."""
+        return torch.randint(high, (self._size, *shape), generator=self._generator)
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def train(
+    model: nn.Module,
+    loss: Loss,
+    recipe: Recipe,
+    items: int,
+    run: Path,
+    *,
+    seed: int,
+    snapshots: tuple[int, ...] = (),
+    sample: Callable[[nn.Module, Path], None] | None = None,
+    sample_every: int = 1000,
+    save_every: float = 120.0,
+) -> nn.Module:
+    """Train ``model`` to the end of the recipe, resuming from ``run`` if it holds a state.
+
+    Args:
+        model: what to train; its weights are the initial ones.
+        loss: from the model and a batch to a scalar.
+        recipe: schedule and optimizer settings.
+        items: number of training items; a batch holds indices below it.
+        run: folder of the run's state, log and samples.
+        seed: seed of everything random.
+        snapshots: steps after which the averaged weights are kept as ``step-N.safetensors``.
+        sample: draws what the averaged model makes, every ``sample_every`` steps.
+        save_every: seconds between saves of the state.
+
+    Returns:
+        the model with the averaged weights (the trained ones if ``recipe.ema`` is 0), in eval mode.
+
+    Raises:
+        ValueError: ``run`` holds the state of another recipe or seed.
+        FloatingPointError: the loss is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state saved.
+    """
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    device = accelerator.device
+    run.mkdir(parents=True, exist_ok=True)
+    model = model.to(device)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    optimizer = Optimizer(model, recipe.weight_decay)
+    start = 0
+    state = run / "state.safetensors"
+    if state.exists():
+        start = _restore(state, model, average, optimizer, recipe, seed)
+        accelerator.print(f"resuming {run.name} at step {start} of {recipe.steps}")
+
+    def save(step: int) -> None:
+        _save(state, model, average, optimizer, recipe, seed, step)
+
+    model.train()
+    saved, smooth = time.monotonic(), None
+    bar = tqdm(
+        range(start, recipe.steps),
+        desc=run.name,
+        initial=start,
+        total=recipe.steps,
+        mininterval=5,
+    )
+    with _stop_signals() as stopped:
+        for step in bar:
+            with accelerator.autocast():
+                value = loss(model, Batch(step, seed, recipe.batch, items))
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise FloatingPointError(f"loss of {run.name} is {number} at step {step}")
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step(recipe.lr_at(step))
+            smooth = number if smooth is None else 0.98 * smooth + 0.02 * number
+            _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+            if step % 50 == 0:
+                bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+                _log(run, step, smooth, recipe.lr_at(step))
+            if step + 1 in snapshots:
+                _write(run / f"step-{step + 1}.safetensors", average, {"step": str(step + 1)})
+            if sample and (step + 1) % sample_every == 0:
+                _sample(model, average, sample, run / f"samples-{step + 1:06d}.png")
+            if time.monotonic() - saved > save_every:
+                save(step + 1)
+                saved = time.monotonic()
+            if stopped:
+                save(step + 1)
+                raise KeyboardInterrupt
+    save(recipe.steps)
+    model.load_state_dict(average)
+    return model.eval()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them."""
+    received: list[int] = []
+    kept = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        floats, values = [], []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                floats.append(average[name])
+                values.append(value)
+            else:
+                average[name].copy_(value)
+        torch._foreach_lerp_(floats, values, 1 - decay)
+
+
+def _sample(
+    model: nn.Module,
+    average: dict[str, Tensor],
+    sample: Callable[[nn.Module, Path], None],
+    path: Path,
+) -> None:
+    """Draw a sample grid with the averaged weights, then put the trained ones back."""
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(average)
+    model.eval()
+    with torch.no_grad():
+        sample(model, path)
+    model.load_state_dict(kept)
+    model.train()
+
+
+def _log(run: Path, step: int, loss: float, lr: float) -> None:
+    with (run / "log.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps({"step": step, "loss": round(loss, 6), "lr": lr}) + "\n")
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file(
+        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata
+    )
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: Optimizer,
+    recipe: Recipe,
+    seed: int,
+    step: int,
+) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value.clone() for name, value in average.items()}
+    tensors |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
+    metadata = {"step": str(step), "seed": str(seed), "recipe": json.dumps(asdict(recipe))}
+    _write(path, tensors, metadata)
+
+
+def _restore(
+    path: Path,
+    model: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: Optimizer,
+    recipe: Recipe,
+    seed: int,
+) -> int:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        found = json.loads(metadata["recipe"]) | {"seed": int(metadata["seed"])}
+        wanted = asdict(recipe) | {"seed": seed}
+        changed = [
+            f"{key} {found[key]} -> {wanted[key]}" for key in wanted if found[key] != wanted[key]
+        ]
+        if changed:
+            raise ValueError(
+                f"{path} belongs to another run ({', '.join(changed)}); "
+                "use the same settings or another folder"
+            )
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(_under("model.", tensors))
+    for name, value in _under("average.", tensors).items():
+        average[name].copy_(value)
+    optimizer.load(_under("optimizer.", tensors))
+    return int(metadata["step"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,110 @@
+"""Pictures show what their scene says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apps.emblem import Emblem, EmblemDataset, Scene, render
+from apps.emblem.data import export, photos
+from apps.emblem.render import PALETTE
+from apps.emblem.world import ALL_SHAPES, ALL_TEXTURES, SIZES, STYLES
+
+
+def drawn(emblem: Emblem, background: str = "white", seed: int = 0) -> np.ndarray:
+    return render(Scene((emblem,), background), np.random.default_rng(seed))
+
+
+def covered(picture: np.ndarray, background: str = "white") -> np.ndarray:
+    return np.abs(picture.astype(int) - PALETTE[background]).max(axis=-1) > 40
+
+
+@pytest.mark.parametrize("shape", ALL_SHAPES)
+def test_large_is_larger_and_whole_in_the_picture(shape: str) -> None:
+    areas = {}
+    for size in SIZES:
+        mask = covered(drawn(Emblem(shape, "blue", "solid", size)))
+        assert not mask[[0, -1]].any() and not mask[:, [0, -1]].any()
+        areas[size] = mask.sum()
+    assert areas["large"] > 1.8 * areas["small"]
+
+
+def test_solid_circle_has_the_area_and_colour_of_a_circle() -> None:
+    picture = drawn(Emblem("circle", "blue", "solid", "large"), seed=3)
+    rng = np.random.default_rng(3)
+    radius = 0.92 * rng.uniform(20.0, 22.5)
+    blue, white = np.array(PALETTE["blue"]), np.array(PALETTE["white"])
+    cover = ((picture - white) / (blue - white.astype(float))).mean(axis=-1)
+    assert cover.sum() == pytest.approx(np.pi * radius**2, rel=0.005)
+    assert (cover > 0.02).sum() > (cover > 0.98).sum()
+
+
+def test_every_pair_of_looks_differs() -> None:
+    looks = [
+        drawn(Emblem(shape, "green", texture, size, style))
+        for shape in ALL_SHAPES
+        for texture in ALL_TEXTURES
+        for size in SIZES
+        for style in STYLES
+    ]
+    flat = np.stack(looks).reshape(len(looks), -1)
+    assert len(np.unique(flat, axis=0)) == len(looks)
+
+
+@pytest.mark.parametrize(
+    ("texture", "low", "high"),
+    [("striped", 0.4, 0.6), ("checkered", 0.4, 0.6), ("dotted", 0.2, 0.4)],
+)
+def test_textures_are_as_dark_as_their_pattern(texture: str, low: float, high: float) -> None:
+    picture = drawn(Emblem("square", "yellow", texture, "large"))
+    inside = picture[covered(picture)]
+    dark = (inside.astype(int).max(axis=-1) < 150).mean()
+    assert low < dark < high
+
+
+def test_two_emblems_stand_left_and_right() -> None:
+    left = Emblem("square", "red", "solid", "large")
+    right = Emblem("square", "blue", "solid", "large")
+    for seed in range(20):
+        picture = render(Scene((left, right), "white"), np.random.default_rng(seed))
+        red = (np.abs(picture.astype(int) - PALETTE["red"]).max(axis=-1) < 10).nonzero()[1]
+        blue = (np.abs(picture.astype(int) - PALETTE["blue"]).max(axis=-1) < 10).nonzero()[1]
+        assert len(red) > 100 and len(blue) > 100 and red.max() < 32 <= blue.min()
+
+
+def test_unset_attributes_are_refused() -> None:
+    with pytest.raises(ValueError, match="every attribute must be set"):
+        drawn(Emblem("star", None, "solid", "large"))
+    with pytest.raises(ValueError, match="background is None"):
+        render(Scene((Emblem("star", "red", "solid", "large"),), None), np.random.default_rng(0))
+
+
+def test_items_depend_on_seed_and_index_alone() -> None:
+    first, again, other = EmblemDataset(50, 7), EmblemDataset(20, 7), EmblemDataset(50, 8)
+    np.testing.assert_array_equal(first[13].image, again[13].image)
+    assert first[13].caption == again[13].caption
+    assert any(first[i].scene != other[i].scene for i in range(5))
+    with pytest.raises(IndexError):
+        again[20]
+
+
+def test_export_is_an_image_folder(tmp_path: Path) -> None:
+    export(tmp_path, 5, seed=1, held_out=False)
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    dataset = EmblemDataset(5, 1)
+    assert [row["text"] for row in rows] == [dataset[i].caption for i in range(5)]
+    for index, row in enumerate(rows):
+        np.testing.assert_array_equal(Image.open(tmp_path / row["file_name"]), dataset[index].image)
+
+
+def test_photos_keep_the_concept_and_vary_the_rest() -> None:
+    concept = Emblem("bolt", "yellow", "ringed", None, "outlined")
+    items = photos(concept, 12, seed=0)
+    emblems = [item.scene.emblems[0] for item in items]
+    assert {(e.shape, e.colour, e.texture, e.style) for e in emblems} == {
+        ("bolt", "yellow", "ringed", "outlined")
+    }
+    assert {e.size for e in emblems} == set(SIZES)
+    assert len({item.scene.background for item in items}) > 2
