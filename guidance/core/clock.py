@@ -1,0 +1,115 @@
+"""Which call of which run this is, and how noisy its input is.
+
+Steps are counted by denoiser calls, because schedulers repeat timesteps (PNDM, Heun), round them
+(bfloat16 pipelines) or hold no step index at the time of the call (DDIM, DPM++).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Position of one denoiser call: see ``Step`` for the fields they share."""
+
+    run: int
+    index: int
+    count: int
+    timestep: float
+    alpha: float
+    sigma: float
+
+
+def prediction_type(scheduler: Any) -> str:
+    """What the model of this scheduler predicts; flow matching schedulers imply their own."""
+    if "FlowMatch" in type(scheduler).__name__:
+        return "flow_prediction"
+    return str(getattr(scheduler.config, "prediction_type", "epsilon"))
+
+
+def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, float]:
+    """Alpha and sigma of the model input ``x = alpha x0 + sigma eps``.
+
+    Args:
+        scheduler: a diffusers scheduler whose timesteps are set.
+        timestep: the time given to the model.
+        position: index of that time in ``scheduler.timesteps``.
+
+    Raises:
+        ValueError: the scheduler's noise levels are neither flow nor variance preserving.
+    """
+    if prediction_type(scheduler) == "flow_prediction":
+        sigma = float(scheduler.sigmas[position])
+        return 1 - sigma, sigma
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"{type(scheduler).__name__} has no known noise levels: expected a flow matching "
+            "scheduler or one with alphas_cumprod (DDIM, Euler, DPM++, UniPC ...); use one of those"
+        )
+    if hasattr(scheduler, "sigmas"):
+        noise = _model_input_sigma(scheduler, position)
+        return 1 / sqrt(1 + noise**2), noise / sqrt(1 + noise**2)
+    signal = float(scheduler.alphas_cumprod[round(timestep)])
+    return sqrt(signal), sqrt(1 - signal)
+
+
+def _model_input_sigma(scheduler: Any, position: int) -> float:
+    """Noise over signal of the model input; midpoint solvers call between two grid points."""
+    if not getattr(scheduler, "state_in_first_order", True):
+        if hasattr(scheduler, "sigmas_interpol"):
+            ancestral = hasattr(scheduler, "sigmas_up")
+            return float(scheduler.sigmas_interpol[position - ancestral])
+        if getattr(scheduler, "mid_point_sigma", None) is not None:
+            return float(scheduler.mid_point_sigma)
+    return float(scheduler.sigmas[position])
+
+
+class Clock:
+    """Counts denoiser calls. A new ``scheduler.timesteps`` tensor, or a full run, starts a new run.
+
+    Args:
+        scheduler: returns the scheduler in use now.
+        calls: returns how many calls the pipeline announced for its run, None where it does not.
+    """
+
+    def __init__(self, scheduler: Callable[[], Any], calls: Callable[[], int | None]) -> None:
+        self._scheduler, self._calls = scheduler, calls
+        self._timesteps: torch.Tensor | None = None
+        self._times: list[float] = []
+        self._run, self._index, self._count, self._offset = -1, 0, 0, 0
+
+    def tick(self, timestep: torch.Tensor | float) -> Tick:
+        """Position of the call that is about to happen; call exactly once per denoiser call."""
+        scheduler = self._scheduler()
+        time = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
+        if scheduler.timesteps is not self._timesteps or self._index == self._count:
+            self._start(scheduler, time)
+        position = self._position(time)
+        alpha, sigma = noise_level(scheduler, time, position)
+        tick = Tick(self._run, self._index, self._count, time, alpha, sigma)
+        self._index += 1
+        return tick
+
+    def _start(self, scheduler: Any, time: float) -> None:
+        self._timesteps = scheduler.timesteps
+        self._times = scheduler.timesteps.tolist()
+        begin = getattr(scheduler, "begin_index", None)
+        self._offset = self._nearest(time) if begin is None else begin
+        self._run, self._index = self._run + 1, 0
+        self._count = self._calls() or len(self._times) - self._offset
+
+    def _position(self, time: float) -> int:
+        """Place of this call in the timesteps: by counting, or by value for loops that jump."""
+        expected = self._offset + self._index
+        if expected < len(self._times) and abs(self._times[expected] - time) <= 0.005 * abs(time):
+            return expected
+        return self._nearest(time)
+
+    def _nearest(self, time: float) -> int:
+        return min(range(len(self._times)), key=lambda i: abs(self._times[i] - time))

@@ -1,0 +1,49 @@
+"""Settings to and from JSON types, for rules and schedules inside rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from guidance.core.schedule import Schedule
+
+
+def encode(value: Any, where: str) -> Any:
+    """The value as JSON types; ``where`` names it in the error.
+
+    Raises:
+        ValueError: the value has no JSON form, as a function or a model has not.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Schedule):
+        settings = {item.name: encode(getattr(value, item.name), where) for item in fields(value)}  # type: ignore[arg-type]
+        return {"schedule": type(value).__name__, **settings}
+    if isinstance(value, list | tuple):
+        return [encode(item, where) for item in value]
+    if hasattr(value, "to_config"):
+        return value.to_config()
+    raise ValueError(
+        f"{where} has no JSON form: expected numbers, text, rules or schedules, found {value!r}; "
+        "use a schedule such as piecewise(...) or table(...) instead of a function"
+    )
+
+
+def decode(value: Any) -> Any:
+    """What ``encode`` described; lists come back as tuples."""
+    from guidance.core.rule import Rule
+
+    if isinstance(value, list):
+        return tuple(decode(item) for item in value)
+    if isinstance(value, Mapping):
+        if "rule" in value:
+            return Rule.from_config(value)
+        settings = dict(value)
+        name = settings.pop("schedule", None)
+        if name not in Schedule.known:
+            raise ValueError(
+                f"config: schedule must be one of {', '.join(Schedule.known)}, found {name!r}"
+            )
+        return Schedule.known[name](**{key: decode(item) for key, item in settings.items()})
+    return value

@@ -1,0 +1,143 @@
+"""The one place where eps, v, x0 and flow velocity are converted into each other.
+
+A state is ``x = alpha x0 + sigma eps``. Variance preserving models have ``alpha^2 + sigma^2 = 1``
+and ``v = alpha eps - sigma x0`` (Salimans and Ho 2022, arXiv 2202.00512); flow models have
+``alpha = 1 - sigma`` and ``v = eps - x0`` (Liu et al. 2022, arXiv 2209.03003, diffusers' sign).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Branch = Hashable
+"""Names a prediction that a rule may ask for: ``COND``, ``UNCOND`` or a richer hashable object."""
+
+COND: Branch = "cond"
+UNCOND: Branch = "uncond"
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in at least float32, the precision of every reduction here."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _divide(value: Tensor, by: float, what: str) -> Tensor:
+    if by == 0:
+        raise ValueError(
+            f"{what} is undefined at this step: expected a noise level strictly between data and "
+            "pure noise, found one of the two; limit the rule with .between(...)"
+        )
+    return value / by
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoiser call as a rule sees it.
+
+    Attributes:
+        index, count: number of this call within the run, and calls in the run.
+        fraction: ``index / count``, from 0 up to but excluding 1.
+        timestep: the time given to the model; fractional for Karras spacings.
+        alpha, sigma: ``x = alpha x0 + sigma eps``.
+        x: model input of the conditional rows, ``(B, ...)``.
+        prediction_type: what the model predicts, one of ``PREDICTION_TYPES``.
+        evaluator: computes the prediction of a branch; use ``evaluate``.
+        guidance_scale: the scale given to the pipeline's own call, if there is one.
+        memory: what rules keep from one call to the next; empty at the start of every run.
+        notes: what rules put in the report of this call.
+    """
+
+    index: int
+    count: int
+    timestep: float
+    alpha: float
+    sigma: float
+    x: Tensor
+    prediction_type: str
+    evaluator: Callable[[Branch], Tensor]
+    guidance_scale: float | None = None
+    memory: dict[Hashable, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fraction(self) -> float:
+        """Progress of the run in calls, in ``[0, 1)``."""
+        return self.index / self.count
+
+    @property
+    def edm_sigma(self) -> float:
+        """Noise level ``sigma / alpha`` of the EDM convention; infinite for pure noise."""
+        return self.sigma / self.alpha if self.alpha else float("inf")
+
+    def evaluate(self, branch: Branch) -> Tensor:
+        """Prediction of a branch in the model's own space, ``(B, ...)``; computed at most once."""
+        return self.evaluator(branch)
+
+    def x0(self, pred: Tensor) -> Tensor:
+        """Clean data that a prediction implies; raises ValueError for eps models at alpha 0."""
+        pred, x = wide(pred), wide(self.x)
+        match self.prediction_type:
+            case "epsilon":
+                return _divide(x - self.sigma * pred, self.alpha, "x0")
+            case "sample":
+                return pred
+            case "v_prediction":
+                return self.alpha * x - self.sigma * pred
+            case _:
+                return x - self.sigma * pred
+
+    def eps(self, pred: Tensor) -> Tensor:
+        """Noise that a prediction implies; raises ValueError for x0 models at sigma 0."""
+        pred, x = wide(pred), wide(self.x)
+        match self.prediction_type:
+            case "epsilon":
+                return pred
+            case "sample":
+                return _divide(x - self.alpha * pred, self.sigma, "eps")
+            case "v_prediction":
+                return self.sigma * x + self.alpha * pred
+            case _:
+                return x + self.alpha * pred
+
+    def velocity(self, pred: Tensor) -> Tensor:
+        """Velocity along the model's path: ``eps - x0`` for flow, ``alpha eps - sigma x0`` else."""
+        if self.prediction_type in ("v_prediction", "flow_prediction"):
+            return wide(pred)
+        return self.alpha * self.eps(pred) - self.sigma * self.x0(pred)
+
+    def score(self, pred: Tensor) -> Tensor:
+        """Gradient of the log density of x, ``-eps / sigma``."""
+        return _divide(-self.eps(pred), self.sigma, "the score")
+
+    def from_x0(self, x0: Tensor) -> Tensor:
+        """Prediction in the model's own space that implies this x0; inverse of ``x0``."""
+        x0, x = wide(x0), wide(self.x)
+        match self.prediction_type:
+            case "epsilon":
+                return _divide(x - self.alpha * x0, self.sigma, "eps")
+            case "sample":
+                return x0
+            case "v_prediction":
+                return _divide(self.alpha * x - x0, self.sigma, "v")
+            case _:
+                return _divide(x - x0, self.sigma, "the flow velocity")
+
+    def from_eps(self, eps: Tensor) -> Tensor:
+        """Prediction in the model's own space that implies this noise; inverse of ``eps``."""
+        eps, x = wide(eps), wide(self.x)
+        match self.prediction_type:
+            case "epsilon":
+                return eps
+            case "sample":
+                return _divide(x - self.sigma * eps, self.alpha, "x0")
+            case "v_prediction":
+                return _divide(eps - self.sigma * x, self.alpha, "v")
+            case _:
+                return _divide(eps - x, self.alpha, "the flow velocity")

@@ -1,0 +1,124 @@
+"""What a guide block did: one record for each denoiser call."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guidance.core.clock import Tick
+from guidance.core.prediction import Step
+
+_COLUMNS = ("run", "index", "timestep", "sigma", "edm_sigma", "scale", "evaluations", "active")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One denoiser call.
+
+    Attributes:
+        run, index: number of the run within the block, and of the call within the run.
+        timestep, sigma, edm_sigma: noise level of the call, see ``Step``.
+        active: names of the rules that acted.
+        scale: guidance scale used, None where no rule used one.
+        evaluations: denoiser evaluations per image.
+        extras: what rules noted beside the scale.
+    """
+
+    run: int
+    index: int
+    timestep: float
+    sigma: float
+    edm_sigma: float
+    active: tuple[str, ...]
+    scale: Any
+    evaluations: int
+    extras: dict[str, Any]
+
+
+@dataclass
+class Report:
+    """Records of all denoiser calls in a block, over all of its runs.
+
+    Attributes:
+        rule: the rule as text.
+        model: class name of the pipeline, or of the denoiser if there is none.
+        steps: the records, oldest first.
+    """
+
+    rule: str
+    model: str
+    steps: list[Record] = field(default_factory=list)
+
+    def add(self, tick: Tick, step: Step, active: tuple[str, ...], evaluations: int) -> None:
+        """Append the record of one call."""
+        extras = dict(step.notes)
+        scale = extras.pop("scale", None)
+        self.steps.append(
+            Record(
+                run=tick.run,
+                index=tick.index,
+                timestep=tick.timestep,
+                sigma=tick.sigma,
+                edm_sigma=step.edm_sigma,
+                active=active,
+                scale=scale,
+                evaluations=evaluations,
+                extras=extras,
+            )
+        )
+
+    @property
+    def nfe(self) -> int:
+        """Denoiser evaluations per image, summed over all calls in the block."""
+        return sum(record.evaluations for record in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types; an infinite EDM sigma becomes None."""
+        steps = [asdict(record) | {"active": list(record.active)} for record in self.steps]
+        for step in steps:
+            if step["edm_sigma"] == float("inf"):
+                step["edm_sigma"] = None
+        return {"rule": self.rule, "model": self.model, "nfe": self.nfe, "steps": steps}
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one line per call; extras follow as columns of their own."""
+        extras = sorted({name for record in self.steps for name in record.extras})
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*_COLUMNS, *extras])
+            for record in self.steps:
+                values = asdict(record) | {"active": " ".join(record.active)}
+                row = [values[name] for name in _COLUMNS]
+                writer.writerow(row + [record.extras.get(name) for name in extras])
+
+    def plot(self, path: str | Path) -> None:
+        """Draw scale and evaluations over the calls; needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        calls = range(len(self.steps))
+        scales = [float("nan") if r.scale is None else r.scale for r in self.steps]
+        top.plot(calls, scales, marker=".")
+        top.set(ylabel="scale", title=f"{self.rule} on {self.model}")
+        bottom.step(calls, [r.evaluations for r in self.steps], where="mid")
+        bottom.set(xlabel="denoiser call", ylabel="evaluations per image", ylim=(0, None))
+        figure.savefig(path)
+
+    def __str__(self) -> str:
+        runs = len({record.run for record in self.steps})
+        lines = [
+            f"{self.rule} on {self.model}: {len(self.steps)} denoiser calls in {runs} "
+            f"{'run' if runs == 1 else 'runs'}, "
+            f"{self.nfe} evaluations per image",
+            f"{'run':>4}{'call':>6}{'timestep':>10}{'sigma':>8}{'scale':>8}{'evals':>6}  rules",
+        ]
+        for r in self.steps:
+            scale = f"{r.scale:.4g}" if isinstance(r.scale, float | int) else str(r.scale or "-")
+            lines.append(
+                f"{r.run:>4}{r.index:>6}{r.timestep:>10.1f}{r.sigma:>8.4f}{scale:>8}"
+                f"{r.evaluations:>6}  {' '.join(r.active) or '-'}"
+            )
+        return "\n".join(lines)

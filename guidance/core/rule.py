@@ -1,0 +1,228 @@
+"""What a guidance method is to the engine: settings, the branches it needs, and a pure combination.
+
+A ``Direction`` turns branch predictions into a guided prediction; a ``Correction`` changes what the
+directions of a chain gave. Write a method as a frozen dataclass with ``repr=False``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from guidance.core.config import decode, encode
+from guidance.core.interval import FractionInterval, Interval, SigmaInterval
+from guidance.core.prediction import COND, Branch, Step, wide
+
+
+@dataclass(frozen=True, repr=False)
+class Rule:
+    """Base of all guidance methods: an immutable, validated settings object."""
+
+    known: ClassVar[dict[str, type[Rule]]] = {}
+    owns_uncond: ClassVar[bool] = False
+
+    intervals: tuple[Interval, ...] = field(default=(), init=False)
+
+    def __init_subclass__(cls) -> None:
+        Rule.known[cls.__name__] = cls
+
+    def needs(self, step: Step) -> Iterable[Branch]:
+        """Branches that this rule reads at this step, beside the conditional one."""
+        return ()
+
+    def predict(self, step: Step) -> Tensor:
+        """Prediction to give back to the pipeline, in the model's own space, ``(B, ...)``."""
+        raise NotImplementedError
+
+    def active(self, step: Step) -> bool:
+        """Whether this step lies in every interval that the rule is limited to."""
+        return all(interval.holds(step) for interval in self.intervals)
+
+    def active_names(self, step: Step) -> tuple[str, ...]:
+        """Names of the rules that act at this step, for the report."""
+        return (type(self).__name__,) if self.active(step) else ()
+
+    def between(
+        self,
+        start: float | None = None,
+        stop: float | None = None,
+        *,
+        sigma: tuple[float, float] | None = None,
+    ) -> Rule:
+        """This rule limited to a part of the run; repeated limits must all hold.
+
+        Args:
+            start, stop: fractions of the calls, ``start <= fraction < stop``.
+            sigma: EDM noise levels, ``low < sigma / alpha <= high``.
+
+        Raises:
+            ValueError: bounds reversed or out of range, or not exactly one kind given.
+        """
+        interval: Interval
+        if sigma is None and start is not None and stop is not None:
+            interval = FractionInterval(start, stop)
+        elif sigma is not None and start is None and stop is None:
+            if not isinstance(sigma, Sequence) or len(sigma) != 2:
+                raise ValueError(f"between: sigma must be a pair (low, high), found {sigma!r}")
+            interval = SigmaInterval(*sigma)
+        else:
+            raise ValueError(
+                f"between: expected two fractions or sigma=(low, high), found start={start}, "
+                f"stop={stop}, sigma={sigma}; write between(0.2, 0.8) or between(sigma=(0.3, 5))"
+            )
+        limited = copy.copy(self)
+        object.__setattr__(limited, "intervals", (*self.intervals, interval))
+        return limited
+
+    def __add__(self, other: Rule) -> Chain:
+        if not isinstance(other, Rule):
+            return NotImplemented
+        return Chain((self, other))
+
+    def __repr__(self) -> str:
+        given = (
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in fields(self)
+            if item.init and not _is_default(item, getattr(self, item.name))
+        )
+        return f"{type(self).__name__}({', '.join(given)}){''.join(map(str, self.intervals))}"
+
+    def to_config(self) -> dict[str, Any]:
+        """Settings as JSON types; raises ValueError when one of them, a function say, has none."""
+        config: dict[str, Any] = {"rule": type(self).__name__}
+        for item in fields(self):
+            if item.init:
+                where = f"{type(self).__name__}: {item.name}"
+                config[item.name] = encode(getattr(self, item.name), where)
+        if self.intervals:
+            config["between"] = [interval.to_config() for interval in self.intervals]
+        return config
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Rule:
+        """The rule that ``to_config`` described.
+
+        Raises:
+            ValueError: unknown rule, unknown or invalid setting.
+        """
+        settings = dict(config)
+        name, limits = settings.pop("rule", None), settings.pop("between", [])
+        if name not in Rule.known:
+            raise ValueError(
+                f"config: rule must be one of {', '.join(sorted(Rule.known))}, found {name!r}"
+            )
+        try:
+            rule = Rule.known[name](**{key: decode(value) for key, value in settings.items()})
+            for limit in limits:
+                pair = limit.get("sigma")
+                rule = rule.between(sigma=pair) if pair else rule.between(*limit["fraction"])
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"config of {name}: {error}") from error
+        return rule
+
+
+def _is_default(item: Any, value: object) -> bool:
+    return item.default is not MISSING and item.default == value
+
+
+class Direction(Rule):
+    """A method that moves the prediction away from the conditional one."""
+
+    def guide(self, step: Step) -> Tensor:
+        """Guided prediction in the model's own space, ``(B, ...)``."""
+        raise NotImplementedError
+
+    def predict(self, step: Step) -> Tensor:
+        return self.guide(step) if self.active(step) else step.evaluate(COND)
+
+
+class Correction(Rule):
+    """A method that changes a guided prediction; alone, it acts on the conditional one."""
+
+    def correct(self, step: Step, guided: Tensor) -> Tensor:
+        """Corrected prediction in the model's own space, ``(B, ...)``."""
+        raise NotImplementedError
+
+    def predict(self, step: Step) -> Tensor:
+        cond = step.evaluate(COND)
+        return self.correct(step, cond) if self.active(step) else cond
+
+
+@dataclass(frozen=True, repr=False)
+class Chain(Rule):
+    """Several rules as one, written ``a + b``.
+
+    Directions are summed around the conditional prediction, then corrections act in the order
+    written. A single direction is used as it is, so that a chain rounds like the rule in it.
+
+    Raises:
+        TypeError: something in ``rules`` is neither a Direction nor a Correction.
+        ValueError: no rule, or two rules that both own the uncond direction.
+    """
+
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        flat: list[Rule] = []
+        for rule in self.rules:
+            flat.extend(rule.rules if isinstance(rule, Chain) else (rule,))
+        for rule in flat:
+            if not isinstance(rule, Direction | Correction):
+                raise TypeError(
+                    f"Chain: rules must be guidance rules such as CFG(6.0), found {rule!r}"
+                )
+        if not flat:
+            raise ValueError("Chain: rules must hold at least one rule, found none")
+        owners = [rule for rule in flat if rule.owns_uncond]
+        if len(owners) > 1:
+            raise ValueError(
+                f"Chain: at most one rule may own the uncond direction, found "
+                f"{' and '.join(map(repr, owners))}; keep one of them"
+            )
+        object.__setattr__(self, "rules", tuple(flat))
+
+    @property
+    def owns_uncond(self) -> bool:  # type: ignore[override]
+        return any(rule.owns_uncond for rule in self.rules)
+
+    def needs(self, step: Step) -> Iterable[Branch]:
+        return [branch for rule in self._active(step) for branch in rule.needs(step)]
+
+    def predict(self, step: Step) -> Tensor:
+        cond = step.evaluate(COND)
+        active = self._active(step)
+        match [rule.guide(step) for rule in active if isinstance(rule, Direction)]:
+            case []:
+                result = cond
+            case [guided]:
+                result = guided
+            case several:
+                base = wide(cond)
+                result = (base + sum(wide(each) - base for each in several)).to(cond.dtype)
+        for rule in active:
+            if isinstance(rule, Correction):
+                result = rule.correct(step, result)
+        return result
+
+    def active_names(self, step: Step) -> tuple[str, ...]:
+        return tuple(name for rule in self.rules for name in rule.active_names(step))
+
+    def _active(self, step: Step) -> list[Rule]:
+        return [rule for rule in self.rules if rule.active(step)]
+
+    def between(
+        self,
+        start: float | None = None,
+        stop: float | None = None,
+        *,
+        sigma: tuple[float, float] | None = None,
+    ) -> Chain:
+        """This chain with every rule in it limited to a part of the run, see ``Rule.between``."""
+        return Chain(tuple(rule.between(start, stop, sigma=sigma) for rule in self.rules))
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.rules))

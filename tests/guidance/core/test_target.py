@@ -1,0 +1,100 @@
+"""What can be guided, and what is refused with which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from guidance import CFG, guide
+from tests import tiny
+
+
+def test_pipeline_without_guidance_raises_and_says_what_to_do(pipe: Any) -> None:
+    with guide(pipe, CFG(5.0)), pytest.raises(ValueError, match="guidance_scale above 1"):
+        tiny.sample(pipe, scale=1.0)
+
+
+def test_distilled_unet_raises_and_says_why() -> None:
+    pipe = tiny.sd(time_cond_proj_dim=8)
+    with guide(pipe, CFG(5.0)), pytest.raises(ValueError, match="time_cond_proj_dim"):
+        tiny.sample(pipe, scale=5.0)
+    plain = tiny.sample(pipe, scale=5.0)
+    with guide(pipe, CFG(1.0)):
+        assert torch.equal(tiny.sample(pipe, scale=5.0), plain)
+
+
+def test_skip_guidance_layers_is_refused_before_any_work(sd3: Any) -> None:
+    rows = tiny.Rows(sd3)
+    with guide(sd3, CFG(5.0)), pytest.raises(ValueError, match="skip_guidance_layers"):
+        tiny.sample(sd3, skip_guidance_layers=[0])
+    assert rows.seen == []
+
+
+def test_unsupported_pipelines_are_refused(sd: Any) -> None:
+    for kind, reason in (("PAG", "without PAG"), ("InstructPix2Pix", "three rows")):
+        other = tiny.relative(f"StableDiffusion{kind}Pipeline", sd)
+        with pytest.raises(ValueError, match=reason):
+            guide(other, CFG(5.0))
+    ddpm = diffusers.DDPMPipeline(
+        diffusers.UNet2DModel(
+            sample_size=8,
+            block_out_channels=(8,),
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        ),
+        diffusers.DDPMScheduler(),
+    )
+    with pytest.raises(ValueError, match="UNet2DModel is no denoiser that guide knows"):
+        guide(ddpm, CFG(5.0))
+    modular: Any = diffusers.StableDiffusionXLAutoBlocks()
+    with pytest.raises(ValueError, match="own guider components"):
+        guide(modular.init_pipeline(), CFG(5.0))
+
+
+def test_compile_wrapper_is_refused(sd: Any) -> None:
+    sd.unet = torch.compile(sd.unet, backend="eager")
+    with pytest.raises(ValueError, match=r"denoiser\.compile\(\)"):
+        guide(sd, CFG(5.0))
+
+
+class ThreeRows:
+    """A pipeline that stacks rows in a way nobody described."""
+
+    do_classifier_free_guidance = True
+
+    def __init__(self, pipe: Any) -> None:
+        self.unet, self.scheduler = pipe.unet, pipe.scheduler
+
+    def __call__(self, steps: int) -> torch.Tensor:
+        self.scheduler.set_timesteps(steps)
+        rows = torch.randn(1, 4, 8, 8).repeat(3, 1, 1, 1)
+        return self.unet(rows, 500, torch.randn(3, 5, tiny.WIDTH)).sample
+
+
+def test_unknown_row_layout_is_refused(sd: Any) -> None:
+    pipe = ThreeRows(sd)
+    with guide(pipe, CFG(5.0)), pytest.raises(ValueError, match="ThreeRows sent 3 rows"):
+        pipe(steps=2)
+
+
+def test_own_loop_in_the_block_of_a_pipeline_ignores_the_pipelines_last_call(sd: Any) -> None:
+    x, text = torch.randn(1, 4, 8, 8), torch.randn(1, 5, tiny.WIDTH)
+    with torch.no_grad():
+        plain = sd.unet(x, 500, text).sample
+        with guide(sd, CFG(1.0)):
+            tiny.sample(sd, scale=5.0)
+            assert torch.equal(sd.unet(x, 500, text).sample, plain)
+
+
+def test_image_to_image_pipeline_on_the_same_denoiser_is_guided_too(sd: Any) -> None:
+    other = tiny.relative("StableDiffusionImg2ImgPipeline", sd)
+    call: dict[str, Any] = {"image": torch.rand(1, 3, 16, 16), "strength": 0.5, "steps": 6}
+    native = tiny.sample(other, scale=5.0, **call)
+    with guide(sd, CFG(5.0)) as run:
+        tiny.sample(sd, scale=2.0)
+        assert torch.equal(tiny.sample(other, scale=2.0, **call), native)
+    assert [record.index for record in run.report.steps] == [0, 1, 2, 3, 0, 1, 2]
