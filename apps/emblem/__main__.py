@@ -43,8 +43,8 @@ def train(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer steps, for a trial.")] = None,
     pictures: Annotated[
-        int, typer.Option(min=64, help="Training pictures of the diffusion models.")
-    ] = 40_000,
+        int | None, typer.Option(min=64, help="Fewer training pictures, for a trial.")
+    ] = None,
 ) -> None:
     """Train shipped models from nothing; the same command continues a run that was stopped.
 
@@ -53,15 +53,13 @@ def train(
     from apps.emblem.stages import Stages
 
     known = Stages(run, out, seed, steps, pictures).all()
-    chosen = list(known) if stages == ["all"] else stages
-    if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"stage is {unknown[0]!r}; expected all or any of {', '.join(known)}")
-    for name in chosen:
+    for name in _chosen("stage", stages, list(known)):
         known[name]()
 
 
 @app.command()
 def measure(
+    parts: Annotated[list[str], typer.Argument(help="classifier, vae, clip, unet, dit; or all.")],
     assets: Annotated[Path, typer.Option(help="Folder of the models.")] = Path("assets"),
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path(
         "assets/results/emblem.json"
@@ -70,15 +68,25 @@ def measure(
 ) -> None:
     """Measure the models against the world's ground truth.
 
-    Example: python -m apps.emblem measure
+    Example: python -m apps.emblem measure all
     """
-    from apps.emblem.measure import measure as run_measure
+    from apps.emblem.measure import BARS, Measurements
 
-    command = f"python -m apps.emblem measure --seed {seed}"
-    for name, bar in run_measure(assets, out, seed, command)["bars"].items():
-        mark = "met" if bar["met"] else "MISSED"
-        typer.echo(f"{name:10} {bar['reached']:.4f} (bar {bar['bar']:.2f}) {mark}")
+    measurements = Measurements(assets, out, seed)
+    for name in _chosen("part", parts, list(BARS)):
+        verdict = measurements.measure(name)
+        mark = "met" if verdict["met"] else "MISSED"
+        typer.echo(f"{name:10} {verdict['reached']:.4f} (bar {verdict['bar']:.2f}) {mark}")
     typer.echo(f"written to {out}")
+
+
+def _chosen(kind: str, names: list[str], known: list[str]) -> list[str]:
+    """The names, or all known ones for ``all``."""
+    if names == ["all"]:
+        return known
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{kind} is {unknown[0]!r}; expected all or any of {', '.join(known)}")
+    return names
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from apps.emblem import models
 from apps.emblem.pictures import draw_pictures, save_grid, to_tensor
 from apps.emblem.trainer import Batch, Recipe, train
 
-RECIPE = Recipe(steps=2200, batch=24, lr=3e-3, weight_decay=0.0, ema=0.995, mixed_precision="bf16")
+RECIPE = Recipe(steps=2200, batch=24, lr=3e-3, weight_decay=0.0, ema=0.995, bf16=True)
+PICTURES = 24_000
 
 
 def _edges(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,11 +29,13 @@ def vae_loss(vae: AutoencoderKL, target: Tensor, noise: Tensor) -> Tensor:
     return F.l1_loss(decoded, target) + F.mse_loss(decoded, target) + edges + 5e-4 * kl
 
 
-def train_vae(root: Path, seed: int, recipe: Recipe = RECIPE) -> AutoencoderKL:
+def train_vae(
+    root: Path, seed: int, recipe: Recipe = RECIPE, length: int = PICTURES
+) -> AutoencoderKL:
     """Train the autoencoder on pictures of everything that can be drawn."""
     torch.manual_seed(seed)
     vae = models.build_vae()
-    pictures = draw_pictures(24_000, seed + 1, any_share=0.4).images
+    pictures = draw_pictures(length, seed + 1, any_share=0.4).images
     held = to_tensor(draw_pictures(32, seed + 2, any_share=0.5).images)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -12,7 +12,8 @@ from apps.emblem.pictures import draw_pictures, to_tensor
 from apps.emblem.score import labels, split_heads
 from apps.emblem.trainer import Batch, Recipe, train
 
-RECIPE = Recipe(steps=1500, batch=96, lr=3e-3, weight_decay=0.02, ema=0.99)
+RECIPE = Recipe(steps=3200, batch=96, lr=3e-3, weight_decay=0.02, ema=0.99)
+PICTURES = 50_000
 
 
 def corrupt(images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -56,17 +57,18 @@ def scorer_loss(logits: Tensor, truth: Tensor, told: Tensor) -> Tensor:
             total = total + F.cross_entropy(part, told.long())
         else:
             target = torch.where(told, truth[:, index], -1)
-            total = total + F.cross_entropy(part, target, ignore_index=-1)
+            summed = F.cross_entropy(part, target, ignore_index=-1, reduction="sum")
+            total = total + summed / (target >= 0).sum().clamp(min=1)
     return total
 
 
 def train_classifier(
-    root: Path, seed: int, recipe: Recipe = RECIPE
+    root: Path, seed: int, recipe: Recipe = RECIPE, length: int = PICTURES
 ) -> ResNetForImageClassification:
     """Train the scorer on pictures of everything that can be drawn, some of them spoiled."""
     torch.manual_seed(seed)
     classifier = models.build_classifier()
-    pictures = draw_pictures(50_000, seed + 1, any_share=0.6)
+    pictures = draw_pictures(length, seed + 1, any_share=0.6)
     truth = torch.tensor([labels(scene) for scene in pictures.scenes])
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:

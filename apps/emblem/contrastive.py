@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from apps.emblem import models
 from apps.emblem.pictures import draw_captions, draw_pictures, to_tensor, tokenize
 from apps.emblem.trainer import Batch, Recipe, train
 
-RECIPE = Recipe(steps=1000, batch=192, lr=3e-3, weight_decay=0.05, mixed_precision="bf16")
+RECIPE = Recipe(steps=1000, batch=192, lr=3e-3, weight_decay=0.05, bf16=True)
+PICTURES = 30_000
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
@@ -21,12 +22,12 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def train_clip(root: Path, seed: int, recipe: Recipe = RECIPE) -> tuple[CLIPModel, CLIPTokenizer]:
+def train_clip(root: Path, seed: int, recipe: Recipe = RECIPE, length: int = PICTURES) -> CLIPModel:
     """Train CLIP on pictures of the training world with their captions."""
     torch.manual_seed(seed)
     tokenizer = models.build_tokenizer()
     clip = models.build_clip(tokenizer)
-    pictures = draw_pictures(30_000, seed + 1, any_share=0.0)
+    pictures = draw_pictures(length, seed + 1, any_share=0.0)
     texts, numbers = draw_captions(pictures.scenes, seed + 2, each=4)
     tokens = tokenize(tokenizer, texts)
 
@@ -42,4 +43,4 @@ def train_clip(root: Path, seed: int, recipe: Recipe = RECIPE) -> tuple[CLIPMode
         return contrastive_loss(output.image_embeds, output.text_embeds, scale, same)
 
     train(clip, loss, recipe, len(pictures.scenes), root / "clip", seed=seed)
-    return clip, tokenizer
+    return clip

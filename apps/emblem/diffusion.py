@@ -131,6 +131,11 @@ def _sampler(pipe: DiffusionPipeline, **call: Any) -> Callable[[nn.Module, Path]
     return sample
 
 
+def weak_step(recipe: Recipe) -> int:
+    """Step whose weights are kept as the weak model; the last one of a run that ends before."""
+    return min(WEAK_AT, recipe.steps)
+
+
 def train_unet(
     pipe: StableDiffusionPipeline,
     root: Path,
@@ -161,7 +166,7 @@ def train_unet(
         len(cache.mean),
         root / "unet",
         seed=seed,
-        snapshots=(WEAK_AT,),
+        snapshots=(weak_step(recipe),),
         sample=_sampler(pipe),
     )
 

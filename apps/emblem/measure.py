@@ -1,6 +1,5 @@
 """Measure the shipped models against the world's ground truth: ``assets/results/emblem.json``."""
 
-import csv
 import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -17,14 +16,22 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
+from apps.emblem.figures import draw_plain_and_guided, plot_curves, write_curves
 from apps.emblem.pictures import to_tensor, tokenize
 from apps.emblem.render import render
-from apps.emblem.score import ATTRIBUTES, Scorer, Scores, labels
+from apps.emblem.score import ATTRIBUTES, Scorer, labels
 from apps.emblem.world import Scene, caption, sample_any, sample_scene
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
+SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 9.0, 12.0)
 STEPS = 25
 PROMPTS = 512
+HEADLINES = {
+    "classifier": "worst_attribute",
+    "vae": "all_attributes",
+    "clip": "image_to_text",
+    "unet": "prompt_accuracy",
+    "dit": "prompt_accuracy",
+}
 BARS = {"classifier": 0.99, "vae": 0.97, "clip": 0.90, "unet": 0.90, "dit": 0.90}
 
 DIT_SEQUENCE = 16
@@ -164,104 +171,100 @@ def measure_pipeline(
     curve: dict[str, Any] = {}
     for scale in progress:
         images = generate(pipe, prompts, scale, seed, **call)
-        curve[f"{scale:g}"] = _row(scorer.score(images, prompts))
+        curve[f"{scale:g}"] = asdict(scorer.score(images, prompts))
     best = max(curve, key=lambda scale: curve[scale]["prompt_accuracy"])
     pairs = kept_out_prompts(256, seed + 1, count=2)
     scene_images = generate(pipe, pairs, float(best), seed, **call)
     return {
+        "prompts": PROMPTS,
+        "steps": STEPS,
         "best_scale": float(best),
         "prompt_accuracy": curve[best]["prompt_accuracy"],
         "unguided": curve["1"]["prompt_accuracy"],
         "curve": curve,
-        "two_emblems": _row(scorer.score(scene_images, pairs)),
+        "two_emblems": asdict(scorer.score(scene_images, pairs)),
         "call": call,
     }
 
 
-def _row(scores: Scores) -> dict[str, Any]:
-    return asdict(scores)
-
-
-def _provenance(seed: int, command: str) -> dict[str, Any]:
-    packages = ("torch", "diffusers", "transformers", "accelerate", "numpy")
+def _provenance(part: str, seed: int) -> dict[str, Any]:
+    packages = ("torch", "diffusers", "transformers", "numpy")
     return {
-        "command": command,
+        "command": f"python -m apps.emblem measure {part} --seed {seed}",
         "seed": seed,
-        "steps": STEPS,
-        "prompts": PROMPTS,
         "versions": {name: version(name) for name in packages}
         | {"python": platform.python_version()},
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
     }
 
 
-def measure(assets: Path, out: Path, seed: int, command: str) -> dict[str, Any]:
-    """Measure every shipped model and write ``out`` (JSON), the curve as CSV and as a plot."""
-    scorer = Scorer.from_pretrained(assets / "emblem-classifier")
-    unet = DiffusionPipeline.from_pretrained(assets / "emblem-unet", torch_dtype=torch.float32)
-    dit = DiffusionPipeline.from_pretrained(assets / "emblem-dit", torch_dtype=torch.float32)
-    for pipe in (unet, dit):
+class Measurements:
+    """Measures the models of a folder part by part into one JSON file.
+
+    Args:
+        assets: folder of the shipped models.
+        out: JSON file; parts that it holds already are kept until they are measured again.
+        seed: seed of scenes, prompts and noise.
+    """
+
+    def __init__(self, assets: Path, out: Path, seed: int) -> None:
+        self.assets, self.out, self.seed = assets, out, seed
+
+    def _folder(self, name: str) -> Path:
+        path = self.assets / name
+        if not path.is_dir():
+            raise ValueError(f"{path} is no folder; train it or name its parent with --assets")
+        return path
+
+    def _scorer(self) -> Scorer:
+        return Scorer.from_pretrained(self._folder("emblem-classifier"))
+
+    def _pipeline(self, name: str) -> DiffusionPipeline:
+        pipe = DiffusionPipeline.from_pretrained(self._folder(name))
         pipe.set_progress_bar_config(disable=True)
-    clip = CLIPModel.from_pretrained(assets / "emblem-clip", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(assets / "emblem-clip")
-    result = {
-        "provenance": _provenance(seed, command),
-        "classifier": measure_classifier(scorer, seed),
-        "vae": measure_vae(unet.vae, scorer, seed),
-        "clip": measure_clip(clip, tokenizer, seed),
-        "unet": measure_pipeline(unet, scorer, seed, tqdm(SCALES, desc="emblem-unet")),
-        "dit": measure_pipeline(
-            dit, scorer, seed, tqdm(SCALES, desc="emblem-dit"), max_sequence_length=DIT_SEQUENCE
-        ),
-    }
-    prompts = kept_out_prompts(PROMPTS, seed)
-    default = generate(dit, prompts, result["dit"]["best_scale"], seed)
-    result["dit"]["default_sequence_length"] = _row(scorer.score(default, prompts))
-    reached = {
-        "classifier": result["classifier"]["worst_attribute"],
-        "vae": result["vae"]["all_attributes"],
-        "clip": result["clip"]["image_to_text"],
-        "unet": result["unet"]["prompt_accuracy"],
-        "dit": result["dit"]["prompt_accuracy"],
-    }
-    result["bars"] = {
-        name: {"bar": bar, "reached": reached[name], "met": reached[name] >= bar}
-        for name, bar in BARS.items()
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    _write_curve(result, out.with_name("emblem-scales.csv"))
-    plot_curve(result, out.with_name("emblem-scales.png"))
-    return result
+        return pipe
 
+    def classifier(self) -> dict[str, Any]:
+        """The scorer on clean renders."""
+        return measure_classifier(self._scorer(), self.seed)
 
-def _write_curve(result: dict[str, Any], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["model", "scale", "prompt_accuracy", "validity", *ATTRIBUTES, "background"]
-        )
-        for model in ("unet", "dit"):
-            for scale, row in result[model]["curve"].items():
-                parts = [row["attribute_accuracy"].get(n) for n in (*ATTRIBUTES, "background")]
-                writer.writerow([model, scale, row["prompt_accuracy"], row["validity"], *parts])
+    def vae(self) -> dict[str, Any]:
+        """The autoencoder, as the scorer sees its reconstructions."""
+        return measure_vae(self._pipeline("emblem-unet").vae, self._scorer(), self.seed)
 
+    def clip(self) -> dict[str, Any]:
+        """Retrieval with emblem-clip."""
+        path = self._folder("emblem-clip")
+        tokenizer = CLIPTokenizer.from_pretrained(path)
+        return measure_clip(CLIPModel.from_pretrained(path), tokenizer, self.seed)
 
-def plot_curve(result: dict[str, Any], path: Path) -> None:
-    """Prompt accuracy and validity over the guidance scale, one panel per model."""
-    from matplotlib.figure import Figure
+    def unet(self) -> dict[str, Any]:
+        """Prompt accuracy of emblem-unet, and the comparison picture."""
+        pipe = self._pipeline("emblem-unet")
+        draw_plain_and_guided(pipe, self.out.with_name("plain-and-guided.png"))
+        bar = tqdm(SCALES, desc="emblem-unet")
+        return measure_pipeline(pipe, self._scorer(), self.seed, bar)
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axis, model in zip(figure.subplots(1, 2, sharey=True), ("unet", "dit"), strict=True):
-        curve = result[model]["curve"]
-        scales = [float(scale) for scale in curve]
-        axis.plot(scales, [row["prompt_accuracy"] for row in curve.values()], "o-", label="prompt")
-        for name in ("shape", "texture", "colour", "background"):
-            values = [row["attribute_accuracy"][name] for row in curve.values()]
-            axis.plot(scales, values, lw=1, alpha=0.7, label=name)
-        axis.axhline(BARS[model], color="grey", ls="--", lw=1)
-        axis.set(title=f"emblem-{model}", xlabel="guidance scale", ylim=(0, 1.02))
-        axis.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("share right")
-    figure.axes[1].legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=110)
+    def dit(self) -> dict[str, Any]:
+        """Prompt accuracy of emblem-dit; at the best scale also with the pipeline's defaults."""
+        pipe, scorer = self._pipeline("emblem-dit"), self._scorer()
+        bar = tqdm(SCALES, desc="emblem-dit")
+        result = measure_pipeline(pipe, scorer, self.seed, bar, max_sequence_length=DIT_SEQUENCE)
+        prompts = kept_out_prompts(PROMPTS, self.seed)
+        images = generate(pipe, prompts, result["best_scale"], self.seed)
+        return result | {"default_sequence_length": asdict(scorer.score(images, prompts))}
+
+    def measure(self, part: str) -> dict[str, Any]:
+        """Measure one part, put it into the file, and return its bar, value and verdict."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        found = getattr(self, part)()
+        results = json.loads(self.out.read_text()) if self.out.exists() else {}
+        reached, bar = found[HEADLINES[part]], BARS[part]
+        verdict = {"bar": bar, "reached": reached, "met": reached >= bar}
+        results[part] = {"verdict": verdict, "provenance": _provenance(part, self.seed)} | found
+        self.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        curves = {name: results[name]["curve"] for name in ("unet", "dit") if name in results}
+        if curves:
+            write_curves(curves, self.out.with_name("emblem-scales.csv"))
+            plot_curves(curves, self.out.with_name("emblem-scales.png"))
+        return verdict

@@ -159,8 +159,8 @@ def build_classifier() -> ResNetForImageClassification:
     """Scorer: one ResNet whose labels are the classes of all heads side by side."""
     names = [f"{head}={value}" for head, values in HEADS.items() for value in values]
     config = ResNetConfig(
-        embedding_size=32,
-        hidden_sizes=[32, 64, 96, 160],
+        embedding_size=40,
+        hidden_sizes=[40, 80, 128, 192],
         depths=[1, 1, 1, 1],
         layer_type="basic",
         id2label=dict(enumerate(names)),

@@ -20,6 +20,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     ResNetForImageClassification,
 )
 from transformers.utils import logging
@@ -68,9 +69,16 @@ def _save_preprocessor(directory: Path) -> None:
     ).save_pretrained(directory)
 
 
+def _forget_calls(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Drop the padding and truncation of the last call, which would be saved along."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+
+
 def ship_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, directory: Path) -> None:
     """Write emblem-clip in half precision."""
     clip.half().save_pretrained(directory)
+    _forget_calls(tokenizer)
     tokenizer.save_pretrained(directory)
     _save_preprocessor(directory)
     _load_as_float32(directory)
@@ -132,6 +140,8 @@ def ship_pipeline(pipe: DiffusionPipeline, directory: Path) -> None:
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.half()
+        elif isinstance(component, PreTrainedTokenizerFast):
+            _forget_calls(component)
     pipe.save_pretrained(directory)
     for name in pipe.components:
         if name.startswith("text_encoder"):

@@ -7,25 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
-from transformers import CLIPModel, CLIPTokenizer
 
-from apps.emblem import models, ship
-from apps.emblem.autoencoder import RECIPE as VAE_RECIPE
-from apps.emblem.autoencoder import train_vae
-from apps.emblem.classifier import RECIPE as CLASSIFIER_RECIPE
-from apps.emblem.classifier import train_classifier
-from apps.emblem.contrastive import RECIPE as CLIP_RECIPE
-from apps.emblem.contrastive import train_clip
-from apps.emblem.diffusion import (
-    DIT_RECIPE,
-    PICTURES,
-    UNET_RECIPE,
-    WEAK_AT,
-    Cache,
-    build_cache,
-    train_dit,
-    train_unet,
-)
+from apps.emblem import autoencoder, classifier, contrastive, diffusion, models, ship
 from apps.emblem.trainer import Recipe
 
 
@@ -37,11 +20,16 @@ class Stages:
         out: folder that receives ``emblem-unet`` and the others.
         seed: seed of every stage.
         steps: number of steps in place of each recipe's own, for a trial.
-        pictures: training pictures of the diffusion models in place of 40,000, for a trial.
+        pictures: number of training pictures in place of each stage's own, for a trial.
     """
 
     def __init__(
-        self, run: Path, out: Path, seed: int, steps: int | None = None, pictures: int = PICTURES
+        self,
+        run: Path,
+        out: Path,
+        seed: int,
+        steps: int | None = None,
+        pictures: int | None = None,
     ) -> None:
         self.run, self.out, self.seed = run, out, seed
         self._steps, self._pictures = steps, pictures
@@ -50,6 +38,9 @@ class Stages:
         if self._steps is None:
             return recipe
         return replace(recipe, steps=self._steps, warmup=min(recipe.warmup, self._steps // 10))
+
+    def _length(self, length: int) -> int:
+        return length if self._pictures is None else self._pictures
 
     def _finished(self, stage: str) -> Path:
         path = self.run / "finished" / stage
@@ -62,33 +53,46 @@ class Stages:
 
     def vae(self) -> None:
         """Train the autoencoder."""
-        vae = train_vae(self.run, self.seed, self._recipe(VAE_RECIPE))
+        vae = autoencoder.train_vae(
+            self.run,
+            self.seed,
+            self._recipe(autoencoder.RECIPE),
+            self._length(autoencoder.PICTURES),
+        )
         vae.save_pretrained(self.run / "finished" / "vae")
 
     def clip(self) -> None:
         """Train CLIP and write emblem-clip."""
-        clip, tokenizer = train_clip(self.run, self.seed, self._recipe(CLIP_RECIPE))
+        clip = contrastive.train_clip(
+            self.run,
+            self.seed,
+            self._recipe(contrastive.RECIPE),
+            self._length(contrastive.PICTURES),
+        )
         finished = self.run / "finished" / "clip"
         clip.save_pretrained(finished)
-        tokenizer.save_pretrained(finished)
-        ship.ship_clip(
-            CLIPModel.from_pretrained(finished),
-            CLIPTokenizer.from_pretrained(finished),
-            self.out / "emblem-clip",
-        )
+        models.build_tokenizer().save_pretrained(finished)
+        ship.ship_clip(clip, models.build_tokenizer(), self.out / "emblem-clip")
 
     def classifier(self) -> None:
         """Train the scorer and write emblem-classifier."""
-        classifier = train_classifier(self.run, self.seed, self._recipe(CLASSIFIER_RECIPE))
-        ship.ship_classifier(classifier, self.out / "emblem-classifier")
+        trained = classifier.train_classifier(
+            self.run, self.seed, self._recipe(classifier.RECIPE), self._length(classifier.PICTURES)
+        )
+        ship.ship_classifier(trained, self.out / "emblem-classifier")
 
-    def _cache(self) -> tuple[Cache, AutoencoderKL, Path]:
+    def _cache(self) -> tuple[diffusion.Cache, AutoencoderKL, Path]:
         vae = AutoencoderKL.from_pretrained(self._finished("vae")).eval()
         clip = self._finished("clip")
         _, text_encoder, tokenizer = ship.text_towers(clip)
         path = self.run / "cache.safetensors"
-        cache, factor = build_cache(
-            path, vae, text_encoder.eval(), tokenizer, self._pictures, self.seed + 100
+        cache, factor = diffusion.build_cache(
+            path,
+            vae,
+            text_encoder.eval(),
+            tokenizer,
+            self._length(diffusion.PICTURES),
+            self.seed + 100,
         )
         return cache, ship.scaled(vae, factor), clip
 
@@ -97,20 +101,20 @@ class Stages:
         cache, vae, clip = self._cache()
         torch.manual_seed(self.seed)
         pipe = ship.unet_pipeline(models.build_unet(), vae, clip)
-        train_unet(pipe, self.run, cache, self.seed, self._recipe(UNET_RECIPE))
+        recipe = self._recipe(diffusion.UNET_RECIPE)
+        diffusion.train_unet(pipe, self.run, cache, self.seed, recipe)
         ship.ship_pipeline(pipe, self.out / "emblem-unet")
-        snapshot = self.run / "unet" / f"step-{WEAK_AT}.safetensors"
-        if snapshot.exists():
-            weak = models.build_unet()
-            weak.load_state_dict(load_file(snapshot))
-            weak.half().save_pretrained(self.out / "emblem-unet-weak")
+        weak = models.build_unet()
+        snapshot = self.run / "unet" / f"step-{diffusion.weak_step(recipe)}.safetensors"
+        weak.load_state_dict(load_file(snapshot))
+        weak.half().save_pretrained(self.out / "emblem-unet-weak")
 
     def dit(self) -> None:
         """Train the MM-DiT and write emblem-dit."""
         cache, vae, clip = self._cache()
         torch.manual_seed(self.seed)
         pipe = ship.dit_pipeline(models.build_dit(), vae, clip)
-        train_dit(pipe, self.run, cache, self.seed, self._recipe(DIT_RECIPE))
+        diffusion.train_dit(pipe, self.run, cache, self.seed, self._recipe(diffusion.DIT_RECIPE))
         ship.ship_pipeline(pipe, self.out / "emblem-dit")
 
     def all(self) -> dict[str, Callable[[], None]]:

@@ -36,7 +36,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.0
-    mixed_precision: str = "no"
+    bf16: bool = False
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step ``step`` (0 is the first)."""
@@ -104,7 +104,7 @@ def train(
         FloatingPointError: the loss is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state saved.
     """
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    accelerator = Accelerator()
     device = accelerator.device
     run.mkdir(parents=True, exist_ok=True)
     model = model.to(device)
@@ -130,7 +130,7 @@ def train(
     )
     with _stop_signals() as stopped:
         for step in bar:
-            with accelerator.autocast():
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
                 value = loss(model, Batch(step, seed, recipe.batch, items))
             number = float(value.detach())
             if not math.isfinite(number):

@@ -1,0 +1,1 @@
+"""Personalization of diffusers pipelines."""
