@@ -12,7 +12,7 @@ from apps.emblem.pictures import draw_pictures, to_tensor
 from apps.emblem.score import labels, split_heads
 from apps.emblem.trainer import Batch, Recipe, train
 
-RECIPE = Recipe(steps=3200, batch=96, lr=3e-3, weight_decay=0.02, ema=0.99)
+RECIPE = Recipe(steps=3200, batch=96, lr=5e-3, weight_decay=0.02, ema=0.99)
 PICTURES = 50_000
 
 

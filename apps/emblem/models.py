@@ -146,7 +146,7 @@ def build_silent_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
     """
     letters = [(letter, -3.0) for letter in string.ascii_lowercase]
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
-    tokenizer = T5Tokenizer(vocab=special + letters, extra_ids=0)
+    tokenizer = T5Tokenizer(vocab=special + letters, extra_ids=0, model_max_length=MAX_TOKENS)
     config = T5Config(
         vocab_size=len(tokenizer), d_model=2 * WIDTH, d_kv=8, d_ff=8, num_layers=1, num_heads=1
     )
@@ -159,8 +159,8 @@ def build_classifier() -> ResNetForImageClassification:
     """Scorer: one ResNet whose labels are the classes of all heads side by side."""
     names = [f"{head}={value}" for head, values in HEADS.items() for value in values]
     config = ResNetConfig(
-        embedding_size=40,
-        hidden_sizes=[40, 80, 128, 192],
+        embedding_size=36,
+        hidden_sizes=[36, 72, 112, 176],
         depths=[1, 1, 1, 1],
         layer_type="basic",
         id2label=dict(enumerate(names)),

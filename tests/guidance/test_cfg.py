@@ -31,8 +31,6 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 
 def with_scheduler(pipe: Any, name: str) -> Any:
     """The pipeline with another scheduler of the same noise schedule."""
-    if name.startswith("LMS"):
-        pytest.importorskip("scipy")
     pipe.scheduler = tiny.scheduler(name.split()[0], **SCHEDULERS[name])
     return pipe
 

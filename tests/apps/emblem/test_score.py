@@ -91,7 +91,7 @@ def test_scorer_checks_what_it_is_given() -> None:
     read = scorer.read(torch.randn(5, 3, 64, 64), batch=2)
     for values in read.probabilities.values():
         torch.testing.assert_close(values.sum(dim=1), torch.ones(5))
-    assert read.features.shape == (5, 192)
+    assert read.features.shape == (5, 176)
 
 
 def test_another_classifier_is_refused() -> None:
