@@ -41,16 +41,19 @@ class OneLineErrors(TyperGroup):
 
 
 @contextmanager
-def one_line_errors(verbose: bool) -> Iterator[None]:
+def one_line_errors(
+    verbose: bool, stopped: str = "stopped; finished pictures are kept"
+) -> Iterator[None]:
     """Turn exceptions that the user can do something about into a line and an exit code.
 
     Args:
         verbose: print the traceback too.
+        stopped: what to say when the user interrupts.
     """
     try:
         yield
     except KeyboardInterrupt:
-        say("stopped; finished pictures are kept")
+        say(stopped)
         raise Exit(130) from None
     except ValueError as error:
         _leave(error, str(error), 2, verbose)

@@ -13,15 +13,12 @@ pipelines, to be bit-equal to them; other methods compute in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from guidance.core.prediction import COND, UNCOND, Branch, Step
-from guidance.core.rule import Direction
-from guidance.core.schedule import Scale, check_scale, scale_at
+from guidance.core.prediction import COND, UNCOND, Step, per_sample
+from guidance.core.scaled import ScaledDirection
 
 
 def cfg(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:
@@ -36,18 +33,11 @@ def cfg(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:
 
     Source: eq. 6 with ``w = w' + 1``.
     """
-    if isinstance(scale, Tensor) and scale.ndim == 1:
-        scale = scale.view(-1, *[1] * (cond.ndim - 1))
-    return (uncond + scale * (cond - uncond)).to(cond.dtype)
-
-
-def _is_neutral(scale: float) -> bool:
-    """Whether a scale is 1 up to rounding, as schedules give it."""
-    return abs(scale - 1) < 1e-6
+    return (uncond + per_sample(scale, cond) * (cond - uncond)).to(cond.dtype)
 
 
 @dataclass(frozen=True, repr=False)
-class CFG(Direction):
+class CFG(ScaledDirection):
     """Classifier-free guidance, bit-equal to the pipeline's own at the same scale.
 
     Args:
@@ -59,27 +49,5 @@ class CFG(Direction):
             a negative prompt instead of a negative scale.
     """
 
-    scale: Scale | None = None
-    owns_uncond: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.scale is not None:
-            object.__setattr__(self, "scale", check_scale("CFG", "scale", self.scale))
-
-    def _scale_at(self, step: Step) -> float:
-        scale = step.guidance_scale if self.scale is None else self.scale
-        if scale is None:
-            raise ValueError(
-                "CFG: no scale given and no pipeline to read guidance_scale from; write CFG(6.0)"
-            )
-        return scale_at(scale, step.fraction, "CFG")
-
-    def needs(self, step: Step) -> Iterable[Branch]:
-        return () if _is_neutral(self._scale_at(step)) else (UNCOND,)
-
-    def guide(self, step: Step) -> Tensor:
-        scale = self._scale_at(step)
-        step.notes["scale"] = scale
-        if _is_neutral(scale):
-            return step.evaluate(COND)
+    def combine(self, step: Step, scale: float) -> Tensor:
         return cfg(step.evaluate(UNCOND), step.evaluate(COND), scale)

@@ -1,15 +1,18 @@
 """``python -m apps.emblem``: render the world, train its models, measure them."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from apps.errors import OneLineErrors, one_line_errors
+
 app = typer.Typer(
+    cls=OneLineErrors,
     help="The Emblem world: render pictures, train the shipped models, measure them.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -27,7 +30,8 @@ def render_command(
     """
     from apps.emblem.data import export
 
-    export(out, n, seed)
+    with one_line_errors(verbose=False):
+        export(out, n, seed)
     typer.echo(f"{n} pictures and metadata.jsonl are in {out}")
 
 
@@ -53,8 +57,9 @@ def train(
     from apps.emblem.stages import Stages
 
     known = Stages(run, out, seed, steps, pictures).all()
-    for name in _chosen("stage", stages, list(known)):
-        known[name]()
+    with one_line_errors(verbose=False, stopped="stopped; the same command continues"):
+        for name in _chosen("stage", stages, list(known)):
+            known[name]()
 
 
 @app.command()
@@ -70,13 +75,16 @@ def measure(
 
     Example: python -m apps.emblem measure all
     """
-    from apps.emblem.measure import BARS, Measurements
+    import json
+
+    from apps.emblem.figures import markdown_table
+    from apps.emblem.results import BARS, Measurements
 
     measurements = Measurements(assets, out, seed)
-    for name in _chosen("part", parts, list(BARS)):
-        verdict = measurements.measure(name)
-        mark = "met" if verdict["met"] else "MISSED"
-        typer.echo(f"{name:10} {verdict['reached']:.4f} (bar {verdict['bar']:.2f}) {mark}")
+    with one_line_errors(verbose=False, stopped="stopped; measured parts are kept"):
+        for name in _chosen("part", parts, list(BARS)):
+            measurements.measure(name)
+    typer.echo(markdown_table(json.loads(out.read_text(encoding="utf-8"))))
     typer.echo(f"written to {out}")
 
 
@@ -89,17 +97,5 @@ def _chosen(kind: str, names: list[str], known: list[str]) -> list[str]:
     return names
 
 
-def main() -> None:
-    """Run the command line; a user's error is one line and exit code 2."""
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    main()
+    app()

@@ -9,7 +9,8 @@ from transformers import CLIPModel
 
 from apps.emblem import models
 from apps.emblem.pictures import draw_captions, draw_pictures, to_tensor, tokenize
-from apps.emblem.trainer import Batch, Recipe, train
+from apps.emblem.state import Recipe
+from apps.emblem.trainer import Batch, train
 
 RECIPE = Recipe(steps=1000, batch=192, lr=3e-3, weight_decay=0.05, bf16=True)
 PICTURES = 30_000

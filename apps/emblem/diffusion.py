@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from apps.emblem.pictures import draw_captions, draw_pictures, save_grid, to_tensor, tokenize
-from apps.emblem.trainer import Batch, Recipe, train
+from apps.emblem.state import Recipe
+from apps.emblem.trainer import Batch, train
 from apps.emblem.world import caption, sample_scene
 from apps.emblem.zero_tokens import count_last_token
 

@@ -25,6 +25,33 @@ Curves = dict[str, dict[str, Any]]
 """Per model and guidance scale, the scores."""
 
 
+MEASURED = {
+    "classifier": "classifier: worst attribute on fresh clean renders",
+    "vae": "autoencoder: reconstructions that keep every attribute",
+    "clip": "emblem-clip: right caption among 100",
+    "unet": "emblem-unet: every stated attribute right, scale {best_scale:g}",
+    "dit": "emblem-dit: every stated attribute right, scale {best_scale:g}",
+}
+
+
+def markdown_table(results: dict[str, Any]) -> str:
+    """The measured parts with their bars, as the README shows them."""
+    rows = ["| measured | reached | bar |", "|---|---|---|"]
+    for part, text in MEASURED.items():
+        if part in results:
+            verdict = results[part]["verdict"]
+            mark = "met" if verdict["met"] else "missed"
+            reached, bar = f"{verdict['reached']:.1%}", f"{verdict['bar']:.0%}, {mark}"
+            rows.append(f"| {text.format(**results[part])} | {reached} | {bar} |")
+            if "unguided" in results[part]:
+                rows.append(
+                    f"| emblem-{part}, without guidance | {results[part]['unguided']:.1%} | |"
+                )
+                pairs = results[part]["two_emblems"]["prompt_accuracy"]
+                rows.append(f"| emblem-{part}, scenes of two emblems | {pairs:.1%} | |")
+    return "\n".join(rows)
+
+
 def write_curves(curves: Curves, path: Path) -> None:
     """Prompt and attribute accuracy per model and guidance scale, as CSV."""
     attributes = (*ATTRIBUTES, "background")

@@ -1,11 +1,7 @@
 """Measure the shipped models against the world's ground truth: ``assets/results/emblem.json``."""
 
-import json
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +9,8 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
-from apps.emblem.figures import draw_plain_and_guided, plot_curves, write_curves
 from apps.emblem.pictures import to_tensor, tokenize
 from apps.emblem.render import render
 from apps.emblem.score import ATTRIBUTES, Scorer, labels
@@ -25,18 +19,6 @@ from apps.emblem.world import Scene, caption, sample_any, sample_scene
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 9.0, 12.0)
 STEPS = 25
 PROMPTS = 512
-HEADLINES = {
-    "classifier": "worst_attribute",
-    "vae": "all_attributes",
-    "clip": "image_to_text",
-    "unet": "prompt_accuracy",
-    "dit": "prompt_accuracy",
-}
-BARS = {"classifier": 0.99, "vae": 0.97, "clip": 0.90, "unet": 0.90, "dit": 0.90}
-
-DIT_SEQUENCE = 16
-"""``max_sequence_length`` of the curve; the pipeline's default of 256 is measured beside it."""
-
 Draw = Callable[[np.random.Generator], Scene]
 
 
@@ -185,86 +167,3 @@ def measure_pipeline(
         "two_emblems": asdict(scorer.score(scene_images, pairs)),
         "call": call,
     }
-
-
-def _provenance(part: str, seed: int) -> dict[str, Any]:
-    packages = ("torch", "diffusers", "transformers", "numpy")
-    return {
-        "command": f"python -m apps.emblem measure {part} --seed {seed}",
-        "seed": seed,
-        "versions": {name: version(name) for name in packages}
-        | {"python": platform.python_version()},
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-    }
-
-
-class Measurements:
-    """Measures the models of a folder part by part into one JSON file.
-
-    Args:
-        assets: folder of the shipped models.
-        out: JSON file; parts that it holds already are kept until they are measured again.
-        seed: seed of scenes, prompts and noise.
-    """
-
-    def __init__(self, assets: Path, out: Path, seed: int) -> None:
-        self.assets, self.out, self.seed = assets, out, seed
-
-    def _folder(self, name: str) -> Path:
-        path = self.assets / name
-        if not path.is_dir():
-            raise ValueError(f"{path} is no folder; train it or name its parent with --assets")
-        return path
-
-    def _scorer(self) -> Scorer:
-        return Scorer.from_pretrained(self._folder("emblem-classifier"))
-
-    def _pipeline(self, name: str) -> DiffusionPipeline:
-        pipe = DiffusionPipeline.from_pretrained(self._folder(name))
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    def classifier(self) -> dict[str, Any]:
-        """The scorer on clean renders."""
-        return measure_classifier(self._scorer(), self.seed)
-
-    def vae(self) -> dict[str, Any]:
-        """The autoencoder, as the scorer sees its reconstructions."""
-        return measure_vae(self._pipeline("emblem-unet").vae, self._scorer(), self.seed)
-
-    def clip(self) -> dict[str, Any]:
-        """Retrieval with emblem-clip."""
-        path = self._folder("emblem-clip")
-        tokenizer = CLIPTokenizer.from_pretrained(path)
-        return measure_clip(CLIPModel.from_pretrained(path), tokenizer, self.seed)
-
-    def unet(self) -> dict[str, Any]:
-        """Prompt accuracy of emblem-unet, and the comparison picture."""
-        pipe = self._pipeline("emblem-unet")
-        draw_plain_and_guided(pipe, self.out.with_name("plain-and-guided.png"))
-        bar = tqdm(SCALES, desc="emblem-unet")
-        return measure_pipeline(pipe, self._scorer(), self.seed, bar)
-
-    def dit(self) -> dict[str, Any]:
-        """Prompt accuracy of emblem-dit; at the best scale also with the pipeline's defaults."""
-        pipe, scorer = self._pipeline("emblem-dit"), self._scorer()
-        bar = tqdm(SCALES, desc="emblem-dit")
-        result = measure_pipeline(pipe, scorer, self.seed, bar, max_sequence_length=DIT_SEQUENCE)
-        prompts = kept_out_prompts(PROMPTS, self.seed)
-        images = generate(pipe, prompts, result["best_scale"], self.seed)
-        return result | {"default_sequence_length": asdict(scorer.score(images, prompts))}
-
-    def measure(self, part: str) -> dict[str, Any]:
-        """Measure one part, put it into the file, and return its bar, value and verdict."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        found = getattr(self, part)()
-        results = json.loads(self.out.read_text()) if self.out.exists() else {}
-        reached, bar = found[HEADLINES[part]], BARS[part]
-        verdict = {"bar": bar, "reached": reached, "met": reached >= bar}
-        results[part] = {"verdict": verdict, "provenance": _provenance(part, self.seed)} | found
-        self.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        curves = {name: results[name]["curve"] for name in ("unet", "dit") if name in results}
-        if curves:
-            write_curves(curves, self.out.with_name("emblem-scales.csv"))
-            plot_curves(curves, self.out.with_name("emblem-scales.png"))
-        return verdict

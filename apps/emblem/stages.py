@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
 from apps.emblem import autoencoder, classifier, contrastive, diffusion, models, ship
-from apps.emblem.trainer import Recipe
+from apps.emblem.state import Recipe
 
 
 class Stages:

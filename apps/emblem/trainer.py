@@ -6,44 +6,19 @@ run is the unbroken run.
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from apps.emblem.optim import Optimizer
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained: linear warm-up, then linear decay to ``final`` times ``lr``."""
-
-    steps: int
-    batch: int
-    lr: float
-    warmup: int = 100
-    final: float = 0.03
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.0
-    bf16: bool = False
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of step ``step`` (0 is the first)."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * (1 - done * (1 - self.final))
+from apps.emblem.state import Recipe, restore_state, save_state, write_tensors
 
 
 class Batch:
@@ -113,11 +88,11 @@ def train(
     start = 0
     state = run / "state.safetensors"
     if state.exists():
-        start = _restore(state, model, average, optimizer, recipe, seed)
+        start = restore_state(state, model, average, optimizer, recipe, seed)
         accelerator.print(f"resuming {run.name} at step {start} of {recipe.steps}")
 
     def save(step: int) -> None:
-        _save(state, model, average, optimizer, recipe, seed, step)
+        save_state(state, model, average, optimizer, recipe, seed, step)
 
     model.train()
     saved, smooth = time.monotonic(), None
@@ -144,7 +119,9 @@ def train(
                 bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
                 _log(run, step, smooth, recipe.lr_at(step))
             if step + 1 in snapshots:
-                _write(run / f"step-{step + 1}.safetensors", average, {"step": str(step + 1)})
+                write_tensors(
+                    run / f"step-{step + 1}.safetensors", average, {"step": str(step + 1)}
+                )
             if sample and (step + 1) % sample_every == 0:
                 _sample(model, average, sample, run / f"samples-{step + 1:06d}.png")
             if time.monotonic() - saved > save_every:
@@ -204,61 +181,3 @@ def _sample(
 def _log(run: Path, step: int, loss: float, lr: float) -> None:
     with (run / "log.jsonl").open("a", encoding="utf-8") as lines:
         lines.write(json.dumps({"step": step, "loss": round(loss, 6), "lr": lr}) + "\n")
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata
-    )
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _save(
-    path: Path,
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: Optimizer,
-    recipe: Recipe,
-    seed: int,
-    step: int,
-) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"average.{name}": value.clone() for name, value in average.items()}
-    tensors |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
-    metadata = {"step": str(step), "seed": str(seed), "recipe": json.dumps(asdict(recipe))}
-    _write(path, tensors, metadata)
-
-
-def _restore(
-    path: Path,
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: Optimizer,
-    recipe: Recipe,
-    seed: int,
-) -> int:
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        found = json.loads(metadata["recipe"]) | {"seed": int(metadata["seed"])}
-        wanted = asdict(recipe) | {"seed": seed}
-        changed = [
-            f"{key} {found[key]} -> {wanted[key]}" for key in wanted if found[key] != wanted[key]
-        ]
-        if changed:
-            raise ValueError(
-                f"{path} belongs to another run ({', '.join(changed)}); "
-                "use the same settings or another folder"
-            )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model.load_state_dict(_under("model.", tensors))
-    for name, value in _under("average.", tensors).items():
-        average[name].copy_(value)
-    optimizer.load(_under("optimizer.", tensors))
-    return int(metadata["step"])
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -16,11 +16,17 @@ import torch
 
 @dataclass(frozen=True)
 class Tick:
-    """Position of one denoiser call: see ``Step`` for the fields they share."""
+    """Place of one denoiser call: see ``Step`` for the fields they share.
+
+    Attributes:
+        run: number of the run within the block.
+        position: index of the call's time in ``scheduler.timesteps``.
+    """
 
     run: int
     index: int
     count: int
+    position: int
     timestep: float
     alpha: float
     sigma: float
@@ -53,9 +59,17 @@ def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, 
             "scheduler or one with alphas_cumprod (DDIM, Euler, DPM++, UniPC ...); use one of those"
         )
     if hasattr(scheduler, "sigmas"):
-        noise = _model_input_sigma(scheduler, position)
-        return 1 / sqrt(1 + noise**2), noise / sqrt(1 + noise**2)
-    signal = float(scheduler.alphas_cumprod[round(timestep)])
+        return level_of_noise(_model_input_sigma(scheduler, position))
+    return level_of_signal(float(scheduler.alphas_cumprod[round(timestep)]))
+
+
+def level_of_noise(noise: float) -> tuple[float, float]:
+    """Variance preserving alpha and sigma of a noise over signal ``sigma / alpha``."""
+    return 1 / sqrt(1 + noise**2), noise / sqrt(1 + noise**2)
+
+
+def level_of_signal(signal: float) -> tuple[float, float]:
+    """Variance preserving alpha and sigma of ``alpha^2``, diffusers' alphas_cumprod."""
     return sqrt(signal), sqrt(1 - signal)
 
 
@@ -92,7 +106,7 @@ class Clock:
             self._start(scheduler, time)
         position = self._position(time)
         alpha, sigma = noise_level(scheduler, time, position)
-        tick = Tick(self._run, self._index, self._count, time, alpha, sigma)
+        tick = Tick(self._run, self._index, self._count, position, time, alpha, sigma)
         self._index += 1
         return tick
 

@@ -20,6 +20,7 @@ from guidance.core.plan import BATCHINGS, Evaluations
 from guidance.core.prediction import COND, PREDICTION_TYPES, Step
 from guidance.core.report import Report
 from guidance.core.rule import Rule
+from guidance.core.solver import next_noise_level
 from guidance.core.target import Target
 from guidance.rescale import rescale
 
@@ -66,6 +67,7 @@ class Run:
             raise ValueError(
                 f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, found {kind!r}"
             )
+        scheduler, eta = self._target.scheduler, self._target.setting("eta") or 0.0
         scale = self._target.setting("guidance_scale")
         return Step(
             index=tick.index,
@@ -76,6 +78,7 @@ class Run:
             x=self._target.guided_channels(evaluations.sample),
             prediction_type=kind,
             evaluator=lambda branch: self._target.guided_channels(evaluations.output(branch)),
+            next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
             guidance_scale=scale,
             memory=self._memory,
         )

@@ -28,6 +28,13 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def per_sample(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number as it is, and one number per sample ``(B,)`` shaped to multiply ``(B, ...)``."""
+    if isinstance(value, Tensor) and value.ndim == 1:
+        return value.view(-1, *[1] * (like.ndim - 1))
+    return value
+
+
 def _divide(value: Tensor, by: float, what: str) -> Tensor:
     if by == 0:
         raise ValueError(
@@ -35,6 +42,10 @@ def _divide(value: Tensor, by: float, what: str) -> Tensor:
             "pure noise, found one of the two; limit the rule with .between(...)"
         )
     return value / by
+
+
+def _no_sampler() -> tuple[float, float]:
+    raise ValueError("the noise level after this step is unknown: no sampler was given")
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Step:
         x: model input of the conditional rows, ``(B, ...)``.
         prediction_type: what the model predicts, one of ``PREDICTION_TYPES``.
         evaluator: computes the prediction of a branch; use ``evaluate``.
+        next_level: computes alpha and sigma after this step; raises ValueError where the sampler is
+            no deterministic first order one.
         guidance_scale: the scale given to the pipeline's own call, if there is one.
         memory: what rules keep from one call to the next; empty at the start of every run.
         notes: what rules put in the report of this call.
@@ -62,6 +75,7 @@ class Step:
     x: Tensor
     prediction_type: str
     evaluator: Callable[[Branch], Tensor]
+    next_level: Callable[[], tuple[float, float]] = _no_sampler
     guidance_scale: float | None = None
     memory: dict[Hashable, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from apps.emblem.optim import Optimizer
-from apps.emblem.trainer import Batch, Recipe, train
+from apps.emblem.state import Recipe
+from apps.emblem.trainer import Batch, train
 
 RECIPE = Recipe(steps=12, batch=8, lr=1e-2, warmup=3, ema=0.9)
 
