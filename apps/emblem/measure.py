@@ -37,6 +37,10 @@ def _world_single(rng: np.random.Generator) -> Scene:
     return sample_scene(rng, count=1)
 
 
+def _world_pair(rng: np.random.Generator) -> Scene:
+    return sample_scene(rng, count=2)
+
+
 def _any_single(rng: np.random.Generator) -> Scene:
     return sample_any(rng, count=1)
 
@@ -61,11 +65,21 @@ def agreement(scorer: Scorer, images: Tensor, scenes: Sequence[Scene]) -> dict[s
 
 
 def measure_classifier(scorer: Scorer, seed: int) -> dict[str, Any]:
-    """Accuracy per attribute on clean renders of everything that can be drawn."""
-    singles = agreement(scorer, *draw(4096, seed, _any_single))
-    pairs = agreement(scorer, *draw(2048, seed + 1, _any_pair))
-    attributes = [singles[f"first.{name}"] for name in ATTRIBUTES] + [singles["background"]]
-    return {"worst_attribute": min(attributes), "one_emblem": singles, "two_emblems": pairs}
+    """Accuracy per attribute on clean renders: of all that can be drawn, and of the world alone."""
+    everything = agreement(scorer, *draw(4096, seed, _any_single))
+    world = agreement(scorer, *draw(4096, seed + 1, _world_single))
+    return {
+        "worst_attribute": _worst(everything),
+        "worst_attribute_of_the_world": _worst(world),
+        "one_emblem": everything,
+        "one_emblem_of_the_world": world,
+        "two_emblems": agreement(scorer, *draw(2048, seed + 2, _any_pair)),
+        "two_emblems_of_the_world": agreement(scorer, *draw(2048, seed + 3, _world_pair)),
+    }
+
+
+def _worst(shares: dict[str, float]) -> float:
+    return min(shares["background"], *(shares[f"first.{name}"] for name in ATTRIBUTES))
 
 
 @torch.no_grad()
@@ -82,7 +96,7 @@ def measure_vae(vae: AutoencoderKL, scorer: Scorer, seed: int) -> dict[str, Any]
         "all_attributes": world["all"],
         "one_emblem": world,
         "held_out_parts_and_styles": kept(_any_single),
-        "two_emblems": kept(lambda rng: sample_scene(rng, count=2)),
+        "two_emblems": kept(_world_pair),
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
@@ -82,14 +83,15 @@ class Stages:
         ship.ship_classifier(trained, self.out / "emblem-classifier")
 
     def _cache(self) -> tuple[diffusion.Cache, AutoencoderKL, Path]:
-        vae = AutoencoderKL.from_pretrained(self._finished("vae")).eval()
+        device = Accelerator().device
+        vae = AutoencoderKL.from_pretrained(self._finished("vae")).to(device).eval()
         clip = self._finished("clip")
         _, text_encoder, tokenizer = ship.text_towers(clip)
         path = self.run / "cache.safetensors"
         cache, factor = diffusion.build_cache(
             path,
             vae,
-            text_encoder.eval(),
+            text_encoder.to(device).eval(),
             tokenizer,
             self._length(diffusion.PICTURES),
             self.seed + 100,
