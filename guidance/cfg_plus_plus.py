@@ -12,8 +12,10 @@ eps``, one step is the DDIM step of classifier-free guidance at
 
     w = lambda alpha' sigma / (alpha' sigma - alpha sigma')
 
-which is large at first, more so for more steps, and lambda at the last step (sigma' = 0). It holds
-for variance preserving and for flow models, and, as guidance is affine, in the model's own space.
+which grows with the number of steps, and is lambda where the step ends without noise (sigma' = 0)
+or starts from nothing else (alpha = 0). On Stable Diffusion's noise, 50 DDIM steps at lambda 0.6
+are CFG from 5.5 over 9.5 to 0.6. The identity holds for variance preserving and for flow models
+and, as guidance is affine, in the model's own space.
 
 Deviations: the identity needs a deterministic first order solver: DDIM with eta 0, Euler, or flow
 Euler; others raise, although the authors derive DPM++ 2M too. A correction in the same chain sees

@@ -22,7 +22,7 @@ from math import floor as round_down
 import torch
 from torch import Tensor
 
-from guidance.core.prediction import Step, per_sample, wide
+from guidance.core.prediction import Step, wide
 from guidance.core.rule import Correction
 from guidance.core.schedule import check_number
 
@@ -40,14 +40,14 @@ def dynamic_threshold(x0: Tensor, percentile: float, floor: float) -> Tensor:
 
     Source: section 2.3.
     """
-    values = wide(x0)
-    sizes = values.abs().flatten(1).sort(1).values
-    place = percentile * (sizes.shape[1] - 1)
-    below = round_down(place)
-    above = min(below + 1, sizes.shape[1] - 1)
-    s = torch.lerp(sizes[:, below], sizes[:, above], place - below).clamp(min=floor)
-    s = per_sample(s, values)
-    return (values.clamp(-s, s) * (floor / s)).to(x0.dtype)
+    values = wide(x0).flatten(1)
+    sizes = values.abs().sort(1).values
+    last = sizes.shape[1] - 1
+    below = round_down(percentile * last)
+    above = min(below + 1, last)
+    quantile = torch.lerp(sizes[:, below], sizes[:, above], percentile * last - below)
+    s = quantile.clamp(min=floor)[:, None]
+    return (values.clamp(-s, s) * (floor / s)).view_as(x0).to(x0.dtype)
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,9 +38,7 @@ METHODS = (
     Method(CFG, "2207.12598", "1", "classifier-free guidance, constant or scheduled"),
     Method(Rescale, "2305.08891", "0", "restores the spread that guidance inflates"),
     Method(APG, "2410.02416", "1", "high scales without oversaturation"),
-    Method(
-        CFGZeroStar, "2503.18886", "1", "optimised unconditional scale, zero first step (flow)"
-    ),
+    Method(CFGZeroStar, "2503.18886", "1", "optimised unconditional scale, zero first step (flow)"),
     Method(CFGPlusPlus, "2406.08070", "1", "renoises with the unconditional noise (DDIM, Euler)"),
     Method(DynamicThreshold, "2205.11487", "0", "keeps x0 within its bounds (pixel models)"),
 )

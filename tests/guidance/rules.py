@@ -1,4 +1,4 @@
-"""Small rules that tests of the engine need."""
+"""Small rules that tests of the engine need, and an example of every registered one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ from dataclasses import dataclass
 
 import torch
 
-from guidance import COND, UNCOND, Direction, Step
+from guidance import (
+    APG,
+    CFG,
+    COND,
+    UNCOND,
+    CFGPlusPlus,
+    CFGZeroStar,
+    Direction,
+    DynamicThreshold,
+    Rescale,
+    Rule,
+    Step,
+)
 from guidance.core.prediction import Branch
+from tests import tiny
 
 
 class Interrupt(Direction):
@@ -55,3 +68,32 @@ class Greedy(Direction):
 
     def guide(self, step: Step) -> torch.Tensor:
         return step.evaluate("third")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A registered rule at work, and how to switch it off.
+
+    Attributes:
+        rule: settings with an effect.
+        neutral: settings that leave the conditional prediction; None where there are none.
+        families: the families of ``tests.tiny`` that it suits.
+    """
+
+    rule: Rule
+    neutral: Rule | None
+    families: tuple[str, ...] = tuple(tiny.FAMILIES)
+
+    def __str__(self) -> str:
+        return repr(self.rule)
+
+
+EXAMPLES = (
+    Example(CFG(4.0), CFG(1.0)),
+    Example(CFG(4.0) + Rescale(0.7), Rescale(0.0)),
+    Example(APG(4.0, norm_threshold=5.0), APG(1.0)),
+    Example(CFGZeroStar(4.0, zero_steps=0), CFGZeroStar(1.0)),
+    Example(CFGZeroStar(4.0), CFGZeroStar(1.0), ("sd3",)),
+    Example(CFGPlusPlus(0.6), None),
+    Example(CFG(4.0) + DynamicThreshold(0.9, floor=0.5), DynamicThreshold(floor=1e6)),
+)

@@ -11,23 +11,29 @@ import torch
 
 import guidance
 from guidance import (
+    APG,
     CFG,
     COND,
     UNCOND,
+    CFGPlusPlus,
+    CFGZeroStar,
     Chain,
     Correction,
     Direction,
+    DynamicThreshold,
     Rescale,
     Rule,
     Step,
     cosine,
     guide,
+    linear,
     piecewise,
     table,
 )
 from guidance.cfg import cfg
 from guidance.rescale import rescale
 from tests import tiny
+from tests.guidance.rules import EXAMPLES
 
 RULES = [
     CFG(),
@@ -40,6 +46,12 @@ RULES = [
     Rescale(0.5),
     CFG(6) + Rescale(0.5).between(0.5, 1),
     (CFG(6) + Rescale(0.5)).between(0, 0.5),
+    APG(),
+    APG(cosine(4, 12), eta=0.5, norm_threshold=0, momentum=-0.75),
+    CFGZeroStar(linear(3, 6), zero_steps=2).between(0, 0.5),
+    CFGPlusPlus(table([0.4, 0.8])),
+    DynamicThreshold(0.99, floor=2),
+    *(example.rule for example in EXAMPLES),
 ]
 
 PREDICTIONS = dict(zip((COND, UNCOND), torch.randn(2, 2, 4, 3, 3), strict=True))
@@ -107,8 +119,9 @@ def test_corrections_follow_directions_in_the_order_written() -> None:
 
 
 def test_two_owners_of_the_uncond_direction_raise() -> None:
-    with pytest.raises(ValueError, match="at most one rule may own the uncond direction"):
-        CFG(5) + Rescale() + CFG(3)
+    for rule in (CFG(3), APG(3), CFGZeroStar(3), CFGPlusPlus()):
+        with pytest.raises(ValueError, match="at most one rule may own the uncond direction"):
+            CFG(5) + Rescale() + rule
 
 
 def test_chain_of_something_else_raises() -> None:

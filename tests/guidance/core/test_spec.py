@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from guidance import CFG, Rescale, Rule, cosine, parse_rule, piecewise, table
+from guidance import (
+    APG,
+    CFG,
+    CFGPlusPlus,
+    CFGZeroStar,
+    Rescale,
+    Rule,
+    cosine,
+    parse_rule,
+    piecewise,
+    table,
+)
 from tests.guidance.core.test_rule import RULES
 
 
@@ -22,6 +33,9 @@ from tests.guidance.core.test_rule import RULES
         ("CFG(piecewise([(0, 2), (1, 9)]))", CFG(piecewise([(0, 2), (1, 9)]))),
         ("CFG(table((1, 2)))", CFG(table((1, 2)))),
         ("CFG(None)", CFG()),
+        ("apg(10, eta=0.2, momentum=-0.75)", APG(10, eta=0.2, momentum=-0.75)),
+        ("cfgzerostar(4, 0)", CFGZeroStar(4, 0)),
+        ("cfgplusplus", CFGPlusPlus()),
     ],
 )
 def test_reads(text: str, rule: Rule) -> None:
