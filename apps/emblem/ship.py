@@ -5,9 +5,9 @@ from pathlib import Path
 
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
-    PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -94,13 +94,17 @@ def ship_classifier(classifier: ResNetForImageClassification, directory: Path) -
 def unet_pipeline(
     unet: UNet2DConditionModel, vae: AutoencoderKL, clip: Path
 ) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline with SD1.5's scheduler config."""
+    """A StableDiffusionPipeline with SD1.5's noise schedule.
+
+    The scheduler is DDIM where SD1.5 ships PNDM, whose multistep extrapolation diverges on this
+    model at 25 steps from about scale 4; DDIM, Euler and DPM++ do not.
+    """
     text_encoder, _, tokenizer = text_towers(clip)
-    scheduler = PNDMScheduler(
+    scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        skip_prk_steps=True,
+        clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
     )
