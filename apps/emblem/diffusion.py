@@ -1,7 +1,8 @@
 """Training of the two Emblem diffusion models on cached latents and cached text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
 )
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from apps.emblem.pictures import draw_captions, draw_pictures, save_grid, to_tensor, tokenize
-from apps.emblem.state import Recipe
+from apps.emblem.state import Recipe, write_tensors
 from apps.emblem.trainer import Batch, train
 from apps.emblem.world import caption, sample_scene
 from apps.emblem.zero_tokens import count_last_token
@@ -43,8 +45,8 @@ class Cache:
     Attributes:
         mean, std: latent posteriors (N, 4, 8, 8), scaled to unit variance over the set.
         captions: text number of each picture's captions (N, each); text 0 is the empty prompt.
-        last, penultimate: text encoder's hidden states (T, 32, 128), with and without final norm.
-        pooled: projected text embeddings (T, 128).
+        last, penultimate: text encoder's hidden states (T, 32, 96), with and without final norm.
+        pooled: projected text embeddings (T, 96).
     """
 
     mean: Tensor
@@ -53,6 +55,23 @@ class Cache:
     last: Tensor
     penultimate: Tensor
     pooled: Tensor
+
+
+def _origin(modules: Sequence[nn.Module], length: int, seed: int) -> str:
+    """Hash of what a cache is made from."""
+    digest = sha256(f"{length} {seed}".encode())
+    for module in modules:
+        for value in module.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _made_from(path: Path) -> str | None:
+    """The origin that a cache file remembers, None if there is no file."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("origin")
 
 
 @torch.no_grad()
@@ -66,9 +85,12 @@ def build_cache(
 ) -> tuple[Cache, float]:
     """Encode ``length`` training pictures and their captions, or read them back from ``path``.
 
+    A file made from other models, pictures or seeds is replaced.
+
     Returns the cache and the latents' scaling factor, ``1 / std``.
     """
-    if not path.exists():
+    origin = _origin([vae, text_encoder], length, seed)
+    if _made_from(path) != origin:
         pictures = draw_pictures(length, seed, any_share=0.0)
         means, stds = [], []
         for start in range(0, length, 256):
@@ -96,9 +118,7 @@ def build_cache(
             "factor": factor,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
-        temporary.replace(path)
+        write_tensors(path, tensors, {"origin": origin})
     tensors = load_file(path)
     return Cache(**{k: t for k, t in tensors.items() if k != "factor"}), float(tensors["factor"])
 
