@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from diffusers import (
     AutoencoderKL,
@@ -53,10 +54,25 @@ def _load_as_float32(directory: Path) -> None:
     diffusers loads its own models so, transformers in the precision of the file; mixed, plain
     ``from_pretrained`` would give a pipeline that cannot run.
     """
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    config = _config(directory)
+    _write_config(directory, config | {"dtype": "float32"})
+
+
+def _forget_origin(directory: Path) -> None:
+    """Drop the path that a diffusers model was loaded from, which would be saved along."""
+    config = _config(directory)
+    config.pop("_name_or_path", None)
+    _write_config(directory, config)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _write_config(directory: Path, config: dict[str, Any]) -> None:
+    text = json.dumps(config, indent=2) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
 
 
 def _save_preprocessor(directory: Path) -> None:
@@ -150,3 +166,4 @@ def ship_pipeline(pipe: DiffusionPipeline, directory: Path) -> None:
     for name in pipe.components:
         if name.startswith("text_encoder"):
             _load_as_float32(directory / name)
+    _forget_origin(directory / "vae")

@@ -56,6 +56,12 @@ def test_weights_are_half_precision_and_both_pipelines_share_the_autoencoder(tra
                 assert tensor.dtype == torch.float16 or not tensor.is_floating_point(), name
 
 
+def test_no_path_of_the_machine_is_shipped(trained: Path) -> None:
+    for path in trained.rglob("*.json"):
+        assert str(trained.parent) not in path.read_text(encoding="utf-8"), path
+        assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
