@@ -1,29 +1,15 @@
 """Files that show what was measured: the curve as CSV and plot, and a comparison picture."""
 
 import csv
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from diffusers import StableDiffusionPipeline
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from apps.emblem.score import ATTRIBUTES
-from guidance import CFG, guide
-
-SHOWN = (
-    "a large striped red star on a blue background",
-    "a small checkered yellow heart on a purple background",
-    "a large dotted green ring on an orange background",
-    "a solid white crescent on a pink background",
-)
-"""Prompts of the comparison picture."""
-
-
-Curves = dict[str, dict[str, Any]]
-"""Per model and guidance scale, the scores."""
-
 
 MEASURED = {
     "classifier": "classifier: worst attribute, fresh renders of all that can be drawn",
@@ -53,6 +39,10 @@ def markdown_table(results: dict[str, Any]) -> str:
                 pairs = results[part]["two_emblems"]["prompt_accuracy"]
                 rows.append(f"| emblem-{part}, scenes of two emblems | {pairs:.1%} | |")
     return "\n".join(rows)
+
+
+Curves = dict[str, dict[str, Any]]
+"""Per model and guidance scale, the scores."""
 
 
 def write_curves(curves: Curves, path: Path) -> None:
@@ -85,26 +75,18 @@ def plot_curves(curves: Curves, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_plain_and_guided(pipe: StableDiffusionPipeline, path: Path, scale: float = 5.0) -> None:
-    """Four seeds of each prompt without guidance and, from the same noise, with ``CFG(scale)``."""
-
-    def row(prompt: str, **call: Any) -> np.ndarray:
-        generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
-        images = pipe(
-            [prompt] * 4, num_inference_steps=25, generator=generators, output_type="np", **call
-        ).images
-        large = images.repeat(2, axis=1).repeat(2, axis=2)
-        return np.pad(large, ((0, 0), (4, 4), (4, 4), (0, 0)), constant_values=1.0)
-
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
-    panels = figure.subplots(len(SHOWN), 2)
-    for (left, right), prompt in zip(panels, SHOWN, strict=True):
-        left.imshow(np.concatenate(list(row(prompt, guidance_scale=1.0)), axis=1))
-        with guide(pipe, CFG(scale)):
-            right.imshow(np.concatenate(list(row(prompt, guidance_scale=scale)), axis=1))
-        left.set_title(prompt, fontsize=9, loc="left")
-        for axis in (left, right):
-            axis.axis("off")
-    panels[0][0].set_title(f"plain\n{SHOWN[0]}", fontsize=9, loc="left")
-    panels[0][1].set_title(f"guided, CFG({scale:g}), same noise\n", fontsize=9, loc="left")
+def draw_corrections(
+    plain: Tensor, guided: Tensor, prompts: Sequence[str], scale: float, path: Path
+) -> None:
+    """Pictures (B, 3, 64, 64) in [-1, 1] in two rows over their prompts: plain, then guided."""
+    figure = Figure(figsize=(1.7 * len(prompts), 4.2), layout="constrained")
+    rows = figure.subplots(2, len(prompts), squeeze=False)
+    for row, images in zip(rows, (plain, guided), strict=True):
+        for axis, image in zip(row, images, strict=True):
+            axis.imshow(image.add(1).div(2).permute(1, 2, 0).numpy())
+            axis.set(xticks=[], yticks=[])
+    rows[0][0].set_ylabel("plain")
+    rows[1][0].set_ylabel(f"CFG({scale:g})")
+    for axis, prompt in zip(rows[1], prompts, strict=True):
+        axis.set_xlabel(textwrap.fill(prompt, 20), fontsize=9)
     figure.savefig(path, dpi=100)

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
-from apps.emblem.figures import draw_plain_and_guided, plot_curves, write_curves
+from apps.emblem.figures import draw_corrections, plot_curves, write_curves
 from apps.emblem.measure import (
     PROMPTS,
     SCALES,
@@ -23,7 +23,9 @@ from apps.emblem.measure import (
     measure_pipeline,
     measure_vae,
 )
-from apps.emblem.score import Scorer
+from apps.emblem.score import Scorer, right
+from apps.emblem.world import parse
+from guidance import CFG, guide
 
 HEADLINES = {
     "classifier": "worst_attribute",
@@ -91,10 +93,21 @@ class Measurements:
 
     def unet(self) -> dict[str, Any]:
         """Prompt accuracy of emblem-unet, and the comparison picture."""
-        pipe = self._pipeline("emblem-unet")
-        draw_plain_and_guided(pipe, self.out.with_name("plain-and-guided.png"))
+        pipe, scorer = self._pipeline("emblem-unet"), self._scorer()
+        self._picture(pipe, scorer)
         bar = tqdm(SCALES, desc="emblem-unet")
-        return measure_pipeline(pipe, self._scorer(), self.seed, bar)
+        return measure_pipeline(pipe, scorer, self.seed, bar)
+
+    def _picture(self, pipe: DiffusionPipeline, scorer: Scorer, scale: float = 4.0) -> None:
+        """Draw the first prompts that plain sampling gets wrong, and their guided pictures."""
+        prompts = kept_out_prompts(PROMPTS // 4, self.seed)
+        plain = generate(pipe, prompts, 1.0, self.seed)
+        with guide(pipe, CFG(scale)):
+            guided = generate(pipe, prompts, scale, self.seed)
+        scenes = [parse(prompt) for prompt in prompts]
+        wrong = [i for i, ok in enumerate(right(scorer.read(plain), scenes)) if not ok][:8]
+        path = self.out.with_name("plain-and-guided.png")
+        draw_corrections(plain[wrong], guided[wrong], [prompts[i] for i in wrong], scale, path)
 
     def dit(self) -> dict[str, Any]:
         """Prompt accuracy of emblem-dit; a quarter also at the pipeline's own sequence length."""

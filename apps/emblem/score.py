@@ -156,27 +156,37 @@ class Scorer:
         return summarise(self.read(images), [parse(prompt) for prompt in prompts])
 
 
+def right(reading: Reading, wanted: Sequence[Scene]) -> list[bool]:
+    """Whether each picture is recognisable and shows all that its prompt states."""
+    return [
+        ok
+        and len(scene.emblems) == len(goal.emblems)
+        and all(shown(scene, name, slot) == value for name, slot, value in stated(goal))
+        for ok, scene, goal in zip(
+            reading.recognisable().tolist(), reading.scenes(), wanted, strict=True
+        )
+    ]
+
+
+def shown(scene: Scene, name: str, slot: int) -> str | None:
+    """The value of an attribute in a scene; None for an emblem that is not there."""
+    if name == "background":
+        return scene.background
+    return getattr(scene.emblems[slot], name) if slot < len(scene.emblems) else None
+
+
 def summarise(reading: Reading, wanted: Sequence[Scene]) -> Scores:
     """Scores of a reading against what each picture's prompt states."""
-    told = reading.recognisable().tolist()
-    seen = reading.scenes()
-    right_all, right = [], {name: [] for name in ("background", *ATTRIBUTES)}  # type: ignore[var-annotated]
+    told, seen = reading.recognisable().tolist(), reading.scenes()
+    hits: dict[str, list[bool]] = {name: [] for name in ("background", *ATTRIBUTES)}
     for ok, scene, goal in zip(told, seen, wanted, strict=True):
-        same_count = len(scene.emblems) == len(goal.emblems)
-        hits = []
         for name, slot, value in stated(goal):
-            if name == "background":
-                found = scene.background
-            else:
-                found = getattr(scene.emblems[slot], name) if slot < len(scene.emblems) else None
-            hits.append(found == value)
-            right[name].append(ok and found == value)
-        right_all.append(ok and same_count and all(hits))
+            hits[name].append(ok and shown(scene, name, slot) == value)
     valid = [scene for ok, scene in zip(told, seen, strict=True) if ok]
     rarities = [r for r in map(rarity, valid) if r != float("inf")]
     return Scores(
-        prompt_accuracy=_mean(right_all),
-        attribute_accuracy={name: _mean(hits) for name, hits in right.items() if hits},
+        prompt_accuracy=_mean(right(reading, wanted)),
+        attribute_accuracy={name: _mean(found) for name, found in hits.items() if found},
         validity=_mean(told),
         rarity=_mean(rarities),
         diversity={

@@ -69,6 +69,11 @@ def test_weak_model_is_an_earlier_unet_of_the_same_make() -> None:
     assert not torch.equal(first["conv_in.weight"], second["conv_in.weight"])
 
 
+def test_configs_name_no_place_on_the_machine_that_trained_them() -> None:
+    for path in shipped("emblem-unet").parent.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
+
+
 def test_results_are_complete_and_their_verdicts_true() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert set(results) == set(BARS)
