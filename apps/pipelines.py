@@ -59,7 +59,7 @@ def find_model(model: str) -> str:
     """
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "model_index.json").is_file():
+        if not _is_pipeline(path):
             raise ValueError(
                 f"folder {model!r} is no pipeline: expected model_index.json in it; give a folder "
                 "that save_pretrained of a pipeline wrote"
@@ -70,16 +70,21 @@ def find_model(model: str) -> str:
             f"model {model!r} is a file: expected a pipeline folder; convert it with "
             "from_single_file and save_pretrained of diffusers"
         )
-    if model in shipped_names():
+    pipelines = [name for name in shipped_names() if _is_pipeline(shipped(name))]
+    if model in pipelines:
         return str(shipped(model))
     owner, _, name = model.partition("/")
     looks_local = model.startswith((".", "~", "/")) or os.sep in name or "\\" in model
     if looks_local or not (owner and name):
         raise ValueError(
             f"model {model!r} not found: expected an existing folder, a shipped model "
-            f"({', '.join(shipped_names()) or 'none in this installation'}), or a hub id owner/name"
+            f"({', '.join(pipelines) or 'none in this installation'}), or a hub id owner/name"
         )
     return model
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
 
 
 def model_name(model: str) -> str:

@@ -104,13 +104,13 @@ def _argument(node: ast.expr) -> Any:
 
 def _named(name: str) -> type[Any]:
     rules = known_rules()
-    known: dict[str, type[Any]] = {key.lower(): cls for key, cls in {**Schedule.known}.items()}
+    known: dict[str, type[Any]] = {key.lower(): cls for key, cls in Schedule.known.items()}
     known |= {key.lower(): cls for key, cls in rules.items()}
     if name.lower() in known:
         return known[name.lower()]
     close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"; did you mean {known[close[0]].__name__}?" if close else ""
     raise ValueError(
-        f"unknown name {name!r}{hint} Known rules: {', '.join(sorted(rules))}; "
-        f"schedules: {', '.join(Schedule.known)}"
+        f"unknown name {name!r}{hint} (known rules: {', '.join(sorted(rules))}; "
+        f"schedules: {', '.join(Schedule.known)})"
     )
