@@ -1,6 +1,7 @@
 """Files that show what was measured: the curve as CSV and plot, and a comparison picture."""
 
 import csv
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ def write_curves(curves: Curves, path: Path) -> None:
 def plot_curves(curves: Curves, path: Path) -> None:
     """Prompt and attribute accuracy over the guidance scale, one panel per model."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    lowest = min(row["prompt_accuracy"] for curve in curves.values() for row in curve.values())
+    bottom = math.floor(10 * lowest) / 10
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axis, (model, curve) in zip(panels, curves.items(), strict=True):
         scales = [float(scale) for scale in curve]
@@ -68,7 +71,7 @@ def plot_curves(curves: Curves, path: Path) -> None:
         for name in ("shape", "texture", "colour", "size", "background"):
             shares = [row["attribute_accuracy"][name] for row in curve.values()]
             axis.plot(scales, shares, lw=1.2, alpha=0.8, label=name)
-        axis.set(title=f"emblem-{model}", xlabel="guidance scale", ylim=(0, 1.02))
+        axis.set(title=f"emblem-{model}", xlabel="guidance scale", ylim=(bottom, 1.01))
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("share right")
     figure.axes[-1].legend(loc="lower right", fontsize=8)
