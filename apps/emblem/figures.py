@@ -92,4 +92,4 @@ def draw_corrections(
     rows[1][0].set_ylabel(f"CFG({scale:g})")
     for axis, prompt in zip(rows[1], prompts, strict=True):
         axis.set_xlabel(textwrap.fill(prompt, 20), fontsize=9)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)

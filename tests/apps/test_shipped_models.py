@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from apps.cli import app
-from apps.shipped import shipped
+from apps.shipped import shipped, shipped_names
 
 PIPELINES = {"emblem-unet": StableDiffusionPipeline, "emblem-dit": StableDiffusion3Pipeline}
 PROMPT = "a large red star on a blue background"
@@ -51,6 +51,6 @@ def test_the_command_uses_the_shipped_model(tmp_path: Path) -> None:
     assert good >= 3
 
 
-def test_all_of_it_is_small() -> None:
-    files = [path for path in shipped("emblem-unet").parent.rglob("*") if path.is_file()]
+def test_the_models_are_small() -> None:
+    files = [p for name in shipped_names() for p in shipped(name).rglob("*") if p.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25_000_000
