@@ -11,16 +11,6 @@ from apps.emblem.diffusion import CAPTIONS_EACH, Cache, build_cache
 from apps.emblem.pictures import draw_captions, draw_pictures, to_tensor
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    tokenizer = models.build_tokenizer()
-    models.build_clip(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def make(path: Path, vae: AutoencoderKL, clip: Path, length: int = 20) -> tuple[Cache, float]:
     _, text_encoder, tokenizer = ship.text_towers(clip)
     return build_cache(path, vae, text_encoder.eval(), tokenizer, length, seed=3)
