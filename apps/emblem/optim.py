@@ -1,6 +1,7 @@
 """Muon for every weight matrix, convolutions flattened, and AdamW for what is left.
 
-On these models Muon (Jordan et al. 2024) needs about a quarter of AdamW's steps.
+Muon is by Jordan et al. (2024). It is used because the autoencoder's loss fell much faster with it
+than with AdamW alone in trial runs, which were too short to publish a ratio.
 """
 
 import torch

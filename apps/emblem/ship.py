@@ -112,8 +112,8 @@ def unet_pipeline(
 ) -> StableDiffusionPipeline:
     """A StableDiffusionPipeline with SD1.5's noise schedule.
 
-    The scheduler is DDIM where SD1.5 ships PNDM, whose multistep extrapolation diverges on this
-    model at 25 steps from about scale 4; DDIM, Euler and DPM++ do not.
+    The scheduler is DDIM where SD1.5 ships PNDM. At 25 steps PNDM loses the prompt on this model
+    from about scale 4, where DDIM, Euler and DPM++ keep it.
     """
     text_encoder, _, tokenizer = text_towers(clip)
     scheduler = DDIMScheduler(
