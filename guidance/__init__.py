@@ -5,10 +5,11 @@ from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
 from guidance.cfg_zero_star import CFGZeroStar
 from guidance.core.family import Family, register_family
-from guidance.core.guide import Run, guide
-from guidance.core.prediction import COND, UNCOND, Step
+from guidance.core.guide import guide
+from guidance.core.prediction import COND, UNCOND, Step, limited, perturbed, prompt, weak
 from guidance.core.report import Record, Report
-from guidance.core.rule import Chain, Correction, Direction, Rule
+from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule
+from guidance.core.run import Run
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import (
     Schedule,
@@ -33,6 +34,7 @@ __all__ = [
     "CFGPlusPlus",
     "CFGZeroStar",
     "Chain",
+    "Conditioning",
     "Correction",
     "Direction",
     "DynamicThreshold",
@@ -49,10 +51,14 @@ __all__ = [
     "constant",
     "cosine",
     "guide",
+    "limited",
     "linear",
     "parse_rule",
+    "perturbed",
     "piecewise",
     "power",
+    "prompt",
     "register_family",
     "table",
+    "weak",
 ]

@@ -6,6 +6,9 @@
 
 Works in the model's own space; being affine, it is the same update in every space (eps, v, x0).
 
+A pipeline that does more than that, QwenImage's and Lumina2's renormalisation to the size of cond
+say, gets its own formula.
+
 Deviations: the paper writes ``(1 + w') cond - w' uncond``; ``w = w' + 1`` here, as in diffusers, so
 that 1 means no guidance. Computed in the prediction's own dtype and in the order of diffusers'
 pipelines, to be bit-equal to them; other methods compute in float32.
@@ -50,4 +53,5 @@ class CFG(ScaledDirection):
     """
 
     def combine(self, step: Step, scale: float) -> Tensor:
-        return cfg(step.evaluate(UNCOND), step.evaluate(COND), scale)
+        uncond, cond = step.evaluate(UNCOND), step.evaluate(COND)
+        return (step.native or cfg)(uncond, cond, scale)

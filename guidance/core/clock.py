@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 from typing import Any
 
 import torch
@@ -47,17 +47,16 @@ def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, 
         timestep: the time given to the model.
         position: index of that time in ``scheduler.timesteps``.
 
-    Raises:
-        ValueError: the scheduler's noise levels are neither flow nor variance preserving.
+    Returns:
+        Two numbers, nan where the scheduler's levels are neither flow nor variance preserving.
     """
     if prediction_type(scheduler) == "flow_prediction":
         sigma = float(scheduler.sigmas[position])
         return 1 - sigma, sigma
     if not hasattr(scheduler, "alphas_cumprod"):
-        raise ValueError(
-            f"{type(scheduler).__name__} has no known noise levels: expected a flow matching "
-            "scheduler or one with alphas_cumprod (DDIM, Euler, DPM++, UniPC ...); use one of those"
-        )
+        # EDM's preconditioned input is the variance preserving one where the data has unit spread.
+        unit_data = scheduler.config.get("sigma_data") == 1
+        return level_of_noise(float(scheduler.sigmas[position])) if unit_data else (nan, nan)
     if hasattr(scheduler, "sigmas"):
         return level_of_noise(_model_input_sigma(scheduler, position))
     return level_of_signal(float(scheduler.alphas_cumprod[round(timestep)]))
@@ -98,10 +97,13 @@ class Clock:
         self._times: list[float] = []
         self._run, self._index, self._count, self._offset = -1, 0, 0, 0
 
-    def tick(self, timestep: torch.Tensor | float) -> Tick:
-        """Position of the call that is about to happen; call exactly once per denoiser call."""
+    def tick(self, time: float) -> Tick:
+        """Position of the call that is about to happen; call exactly once per denoiser call.
+
+        Args:
+            time: the time given to the model, in the units of ``scheduler.timesteps``.
+        """
         scheduler = self._scheduler()
-        time = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
         if scheduler.timesteps is not self._timesteps or self._index == self._count:
             self._start(scheduler, time)
         position = self._position(time)

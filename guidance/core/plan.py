@@ -2,96 +2,229 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidance.core.family import Arguments
-from guidance.core.prediction import COND, Branch
+from guidance.core.perturb import Call
+from guidance.core.prediction import COND, UNCOND, Branch, limited, perturbed, prompt, weak
 
 BATCHINGS = ("joint", "sequential")
+
+Edit = Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network and its own, unguided call."""
+
+    model: nn.Module
+    plain: Callable[..., Any]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch.compile runs any part of the network."""
+        return any(
+            hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+            for part in self.model.modules()
+        )
 
 
 class Evaluations:
     """Denoiser outputs of one step, by branch.
 
     Args:
-        plain: the denoiser's own call.
+        denoiser: the network to call.
         arguments: what the pipeline passed.
-        has_all_rows: whether the arguments hold rows of every branch or of the cond one only.
+        stacked: whether the arguments hold rows of every branch or of the cond one only.
         batching: ``"joint"`` runs all wanted branches in one batch, ``"sequential"`` one by one.
+        prompts: arguments of earlier calls that hold the extra prompts in the cond rows.
+        edit: changes an argument with the embedded prompt of the cond rows; None for no change.
         missing: makes the error for a branch that has no rows.
     """
 
     def __init__(
         self,
-        plain: Callable[..., Any],
+        denoiser: Denoiser,
         arguments: Arguments,
-        has_all_rows: bool,
+        stacked: bool,
         batching: str,
+        prompts: Mapping[prompt, Arguments],
+        edit: Edit | None,
         missing: Callable[[Branch], ValueError],
     ) -> None:
-        self._plain, self._arguments, self._missing = plain, arguments, missing
-        self._batching = batching
-        self.order = arguments.family.order if has_all_rows else (COND,)
-        self.outputs: dict[Branch, Tensor] = {}
-        self._last: Any = None
+        self._denoiser, self._original, self._batching = denoiser, arguments, batching
+        self._prompts, self._edit, self._missing = prompts, edit, missing
+        self.order = arguments.family.order if stacked else (COND,)
+        self.images = arguments.total // len(self.order)
+        self._rows: dict[Branch, Arguments] = {}
+        self._outputs: dict[Branch, Tensor] = {}
+        self._form: Any = None
+        self._evaluated = 0
 
     @property
     def sample(self) -> Tensor:
         """The conditional rows of the noisy input."""
-        rows = self._arguments.sample.chunk(len(self.order))
-        return rows[self.order.index(COND)]
+        return self._original.sample.chunk(len(self.order))[self.order.index(COND)]
 
     @property
-    def spent(self) -> int:
+    def spent(self) -> float:
         """Denoiser evaluations per image so far."""
-        return len(self.outputs)
+        spent = self._evaluated / self.images
+        return int(spent) if spent.is_integer() else spent
+
+    def add(self, branch: Branch, arguments: Arguments) -> None:
+        """Give the rows of a branch that the pipeline sends in a call of its own."""
+        self._rows[branch] = arguments
 
     def prepare(self, branches: Iterable[Branch]) -> None:
         """Evaluate several branches, in one batch where the batching allows."""
-        wanted = list(branches)
-        if self._batching == "joint" and set(self.order) <= set(wanted):
-            self._run_all()
+        wanted = [b for b in dict.fromkeys((COND, *branches)) if b not in self._outputs]
+        together = [b for b in wanted if not self._alone(b)] if self._batching == "joint" else []
+        self._evaluate(together)
         for branch in wanted:
             self.output(branch)
 
     def output(self, branch: Branch) -> Tensor:
         """The denoiser's output for this branch with all its channels, ``(B, ...)``."""
-        if branch not in self.outputs:
-            if branch not in self.order:
-                raise self._missing(branch)
-            if len(self.order) == 1:
-                self._run_all()
-            else:
-                args, kwargs = self._arguments.select(branch)
-                self._last = self._plain(*args, **kwargs)
-                self.outputs[branch] = self._last[0]
-        return self.outputs[branch]
+        if isinstance(branch, limited) and branch.branch in self._outputs:
+            branch = branch.branch
+        if branch not in self._outputs:
+            self._evaluate([branch])
+        return self._outputs[branch]
 
-    def _run_all(self) -> None:
-        """The pipeline's own call as it is, so that it rounds as it does without us."""
-        args, kwargs = self._arguments.original
-        self._last = self._plain(*args, **kwargs)
-        stacks = self._last[0].chunk(len(self.order))
-        self.outputs.update(zip(self.order, stacks, strict=True))
-
-    def answer(self, guided: Tensor) -> Any:
+    def answer(self, guided: Tensor, into: Any = None) -> Any:
         """What the denoiser returns: the guided prediction in the rows of every branch.
 
         Channels beyond the guided ones stay those of the branch, or of cond where it was skipped.
+
+        Args:
+            guided: prediction ``(B, ...)``.
+            into: an earlier answer to fill in place and return.
         """
-        cond, axis = self.output(COND), self._arguments.family.channels
+        cond, axis = self.output(COND), self._original.family.channels
         done = guided.shape[axis]
         stacks = []
         for branch in self.order:
-            own = self.outputs.get(branch, cond)
+            own = self._outputs.get(branch, cond)
             rest = own.narrow(axis, done, own.shape[axis] - done)
             stacks.append(torch.cat([guided, rest], axis) if rest.numel() else guided)
-        prediction = torch.cat(stacks)
-        if isinstance(self._last, tuple):
-            return (prediction, *self._last[1:])
-        first = next(iter(self._last))
-        return type(self._last)(**{**self._last, first: prediction})
+        if into is None:
+            return _with_prediction(self._form, torch.cat(stacks))
+        _prediction(into).copy_(torch.cat(stacks))
+        return into
+
+    def _alone(self, branch: Branch) -> bool:
+        """Whether a branch cannot share a call of the denoiser with others."""
+        inner = branch.branch if isinstance(branch, limited) else branch
+        return isinstance(inner, weak) or (isinstance(inner, perturbed) and self._denoiser.compiled)
+
+    def _evaluate(self, branches: list[Branch]) -> None:
+        """One call for all of these branches, or one for each where their shapes differ."""
+        if not branches:
+            return
+        if set(branches) >= set(self.order) and self._edit is None:
+            # The pipeline's own rows stay as they are, so that they round as without us.
+            extra = [branch for branch in branches if branch not in self.order]
+            first, names = self._original, [*self.order, *extra]
+        else:
+            first, *_ = (self._arguments(branch) for branch in branches[:1])
+            extra, names = branches[1:], branches
+        calls = [self._arguments(branch) for branch in extra]
+        joined = first.join(calls) if calls else first
+        if joined is None:
+            for branch in branches:
+                self._evaluate([branch])
+            return
+        sizes = [len(self._live(branch)) for branch in names]
+        self._form, prediction = self._run(joined, names, sizes)
+        self._evaluated += sum(sizes)
+        for branch, part in zip(names, prediction.split(sizes), strict=True):
+            self._outputs[branch] = self._completed(branch, part)
+
+    def _run(
+        self, arguments: Arguments, branches: list[Branch], sizes: list[int]
+    ) -> tuple[Any, Tensor]:
+        """Call a denoiser while the perturbations of these branches are applied to their rows."""
+        start, total, model, plain = 0, sum(sizes), self._denoiser.model, self._denoiser.plain
+        with ExitStack() as stack:
+            for branch, size in zip(branches, sizes, strict=True):
+                inner = branch.branch if isinstance(branch, limited) else branch
+                if isinstance(inner, perturbed):
+                    call = self._call(arguments, slice(start, start + size), total)
+                    if self._denoiser.compiled:
+                        stack.enter_context(_eager())
+                    stack.enter_context(inner.by.applied(model, call))
+                elif isinstance(inner, weak):
+                    plain = inner.model
+                start += size
+            output = arguments.call(plain)
+        return output, _prediction(output)
+
+    def _call(self, arguments: Arguments, rows: slice, total: int) -> Call:
+        family, sample = arguments.family, arguments.sample
+        text = arguments.values.get(family.text[0]) if "text" in family.tokens else None
+        size = tuple(sample.shape[2:]) if sample.ndim > 3 else ()
+        return Call(rows, total, 0 if text is None else text.shape[1], size)
+
+    def _live(self, branch: Branch) -> list[int]:
+        """Numbers of the images that a branch is evaluated for."""
+        if isinstance(branch, limited):
+            return [image for image, live in enumerate(branch.live) if live]
+        return list(range(self.images))
+
+    def _completed(self, branch: Branch, part: Tensor) -> Tensor:
+        """An output of all images, where those left out have the conditional one."""
+        if not isinstance(branch, limited):
+            return part
+        whole = self.output(COND).clone()
+        whole[self._live(branch)] = part
+        return whole
+
+    def _arguments(self, branch: Branch) -> Arguments:
+        """Arguments that hold only the rows of this branch."""
+        if isinstance(branch, limited):
+            return self._arguments(branch.branch).take(self._live(branch))
+        if branch not in self._rows:
+            self._rows[branch] = self._new_arguments(branch)
+        return self._rows[branch]
+
+    def _new_arguments(self, branch: Branch) -> Arguments:
+        if isinstance(branch, perturbed | weak):
+            return self._arguments(COND)
+        if isinstance(branch, prompt):
+            if branch not in self._prompts:
+                raise self._missing(branch)
+            return self._arguments(COND).replaced(self._prompts[branch])
+        if branch not in self.order:
+            raise self._missing(branch)
+        position = self.order.index(branch) * self.images
+        own = self._original.take(slice(position, position + self.images))
+        return own if branch == UNCOND or self._edit is None else own.edited(self._edit)
+
+
+def _eager() -> Any:
+    """Compiled code does not notice that hooks came or went."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def _prediction(output: Any) -> Tensor:
+    first = output if isinstance(output, Tensor) else output[0]
+    return torch.stack(tuple(first)) if isinstance(first, list | tuple) else first
+
+
+def _with_prediction(output: Any, prediction: Tensor) -> Any:
+    """An output like another one of the same denoiser, with this prediction in it."""
+    if isinstance(output, Tensor):
+        return prediction
+    value: Any = prediction
+    if isinstance(output[0], list | tuple):
+        value = type(output[0])(prediction)
+    if isinstance(output, tuple):
+        return (value, *output[1:])
+    return type(output)(**{**output, next(iter(output)): value})

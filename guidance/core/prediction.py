@@ -7,18 +7,64 @@ and ``v = alpha eps - sigma x0`` (Salimans and Ho 2022, arXiv 2202.00512); flow 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Branch = Hashable
-"""Names a prediction that a rule may ask for: ``COND``, ``UNCOND`` or a richer hashable object."""
+"""A prediction that a rule may ask for: ``COND``, ``UNCOND``, or one of the classes below."""
 
 COND: Branch = "cond"
 UNCOND: Branch = "uncond"
+
+
+@dataclass(frozen=True)
+class prompt:
+    """Branch of an extra prompt, with everything but the text as in the conditional branch.
+
+    Args:
+        text: a prompt or a class label, or a tuple of them with one for each prompt of the call.
+    """
+
+    text: str | int | tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class perturbed:
+    """Branch of the conditional inputs while a ``Perturbation`` works on the denoiser."""
+
+    by: Any
+
+
+@dataclass(frozen=True, eq=False)
+class weak:
+    """Branch of the conditional inputs in another denoiser, which is compared by identity."""
+
+    model: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, weak) and other.model is self.model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+
+@dataclass(frozen=True)
+class limited:
+    """A branch evaluated for some images; the others come back as the conditional prediction.
+
+    Args:
+        branch: what to evaluate.
+        live: for each image of the batch, whether to evaluate it.
+    """
+
+    branch: Branch
+    live: tuple[bool, ...]
+
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
@@ -56,13 +102,16 @@ class Step:
         index, count: number of this call within the run, and calls in the run.
         fraction: ``index / count``, from 0 up to but excluding 1.
         timestep: the time given to the model; fractional for Karras spacings.
-        alpha, sigma: ``x = alpha x0 + sigma eps``.
+        alpha, sigma: ``x = alpha x0 + sigma eps``; nan with a scheduler whose levels are unknown.
         x: model input of the conditional rows, ``(B, ...)``.
         prediction_type: what the model predicts, one of ``PREDICTION_TYPES``.
         evaluator: computes the prediction of a branch; use ``evaluate``.
         next_level: computes alpha and sigma after this step; raises ValueError where the sampler is
             no deterministic first order one.
-        guidance_scale: the scale given to the pipeline's own call, if there is one.
+        guidance_scale: ``w`` of the pipeline's own call, if there is one.
+        native: the pipeline's own guidance ``(uncond, cond, w)``, where it is more than
+            ``uncond + w (cond - uncond)``.
+        live: images that branches are evaluated for, None for all; see ``only``.
         memory: what rules keep from one call to the next; empty at the start of every run.
         notes: what rules put in the report of this call.
     """
@@ -77,6 +126,8 @@ class Step:
     evaluator: Callable[[Branch], Tensor]
     next_level: Callable[[], tuple[float, float]] = _no_sampler
     guidance_scale: float | None = None
+    native: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    live: tuple[bool, ...] | None = None
     memory: dict[Hashable, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -92,10 +143,23 @@ class Step:
 
     def evaluate(self, branch: Branch) -> Tensor:
         """Prediction of a branch in the model's own space, ``(B, ...)``; computed at most once."""
-        return self.evaluator(branch)
+        return self.evaluator(branch if self.live is None else limited(branch, self.live))
+
+    def only(self, live: Sequence[bool]) -> Step:
+        """This step with every branch but cond evaluated for the live images alone."""
+        return replace(self, live=tuple(live))
+
+    def _check_level(self) -> None:
+        if isnan(self.alpha):
+            raise ValueError(
+                "the noise level of this scheduler is unknown, so that predictions cannot be "
+                "converted: expected a flow matching scheduler or one with alphas_cumprod (DDIM, "
+                "Euler, DPM++, UniPC ...); set one of those as pipe.scheduler"
+            )
 
     def x0(self, pred: Tensor) -> Tensor:
         """Clean data that a prediction implies; raises ValueError for eps models at alpha 0."""
+        self._check_level()
         pred, x = wide(pred), wide(self.x)
         match self.prediction_type:
             case "epsilon":
@@ -109,6 +173,7 @@ class Step:
 
     def eps(self, pred: Tensor) -> Tensor:
         """Noise that a prediction implies; raises ValueError for x0 models at sigma 0."""
+        self._check_level()
         pred, x = wide(pred), wide(self.x)
         match self.prediction_type:
             case "epsilon":
@@ -132,6 +197,7 @@ class Step:
 
     def from_x0(self, x0: Tensor) -> Tensor:
         """Prediction in the model's own space that implies this x0; inverse of ``x0``."""
+        self._check_level()
         x0, x = wide(x0), wide(self.x)
         match self.prediction_type:
             case "epsilon":
@@ -145,6 +211,7 @@ class Step:
 
     def from_eps(self, eps: Tensor) -> Tensor:
         """Prediction in the model's own space that implies this noise; inverse of ``eps``."""
+        self._check_level()
         eps, x = wide(eps), wide(self.x)
         match self.prediction_type:
             case "epsilon":

@@ -22,7 +22,7 @@ class Record:
         timestep, sigma, edm_sigma: noise level of the call, see ``Step``.
         active: names of the rules that acted.
         scale: guidance scale used, None where no rule used one.
-        evaluations: denoiser evaluations per image.
+        evaluations: denoiser evaluations per image, the mean over the batch.
         extras: what rules noted beside the scale.
     """
 
@@ -33,7 +33,7 @@ class Record:
     edm_sigma: float
     active: tuple[str, ...]
     scale: Any
-    evaluations: int
+    evaluations: float
     extras: dict[str, Any]
 
 
@@ -51,7 +51,7 @@ class Report:
     model: str
     steps: list[Record] = field(default_factory=list)
 
-    def add(self, tick: Tick, step: Step, active: tuple[str, ...], evaluations: int) -> None:
+    def add(self, tick: Tick, step: Step, active: tuple[str, ...], evaluations: float) -> None:
         """Append the record of one call."""
         extras = dict(step.notes)
         scale = extras.pop("scale", None)
@@ -70,7 +70,7 @@ class Report:
         )
 
     @property
-    def nfe(self) -> int:
+    def nfe(self) -> float:
         """Denoiser evaluations per image, summed over all calls in the block."""
         return sum(record.evaluations for record in self.steps)
 

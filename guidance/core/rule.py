@@ -1,7 +1,8 @@
 """What a guidance method is to the engine: settings, the branches it needs, and a pure combination.
 
 A ``Direction`` turns branch predictions into a guided prediction; a ``Correction`` changes what the
-directions of a chain gave. Write a method as a frozen dataclass with ``repr=False``.
+directions of a chain gave; a ``Conditioning`` changes the embedded prompt before all of that. Write
+a method as a frozen dataclass with ``repr=False``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidance.core.config import decode, encode
+from guidance.core.family import Family
 from guidance.core.interval import FractionInterval, Interval, SigmaInterval
-from guidance.core.prediction import COND, Branch, Step, wide
+from guidance.core.prediction import COND, Branch, Step, prompt, wide
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,9 +36,31 @@ class Rule:
         """Branches that this rule reads at this step, beside the conditional one."""
         return ()
 
+    def prompts(self) -> tuple[prompt, ...]:
+        """Extra prompts that the rule may read, encoded once for each call of the pipeline."""
+        return ()
+
+    def check(self, model: nn.Module, family: Family) -> None:
+        """Raise ValueError where the settings do not fit a denoiser; called before the block."""
+
     def predict(self, step: Step) -> Tensor:
         """Prediction to give back to the pipeline, in the model's own space, ``(B, ...)``."""
         raise NotImplementedError
+
+    def condition(self, step: Step, name: str, value: Tensor) -> Tensor:
+        """The embedded prompt that the conditional rows are evaluated with.
+
+        Args:
+            step: the step; its branches cannot be evaluated yet.
+            name: the denoiser's argument, such as ``encoder_hidden_states``.
+            value: the pipeline's, ``(B, tokens, width)`` or ``(B, width)``.
+        """
+        return value
+
+    @property
+    def conditions(self) -> bool:
+        """Whether the rule changes the embedded prompt."""
+        return type(self).condition is not Rule.condition
 
     def active(self, step: Step) -> bool:
         """Whether this step lies in every interval that the rule is limited to."""
@@ -140,6 +164,13 @@ class Direction(Rule):
         return self.guide(step) if self.active(step) else step.evaluate(COND)
 
 
+class Conditioning(Rule):
+    """A method that changes the embedded prompt by ``condition``, and leaves predictions alone."""
+
+    def predict(self, step: Step) -> Tensor:
+        return step.evaluate(COND)
+
+
 class Correction(Rule):
     """A method that changes a guided prediction; alone, it acts on the conditional one."""
 
@@ -160,7 +191,7 @@ class Chain(Rule):
     written. A single direction is used as it is, so that a chain rounds like the rule in it.
 
     Raises:
-        TypeError: something in ``rules`` is neither a Direction nor a Correction.
+        TypeError: something in ``rules`` is no rule.
         ValueError: no rule, or two rules that both own the uncond direction.
     """
 
@@ -171,7 +202,7 @@ class Chain(Rule):
         for rule in self.rules:
             flat.extend(rule.rules if isinstance(rule, Chain) else (rule,))
         for rule in flat:
-            if not isinstance(rule, Direction | Correction):
+            if not isinstance(rule, Direction | Correction | Conditioning):
                 raise TypeError(
                     f"Chain: rules must be guidance rules such as CFG(6.0), found {rule!r}"
                 )
@@ -191,6 +222,22 @@ class Chain(Rule):
 
     def needs(self, step: Step) -> Iterable[Branch]:
         return [branch for rule in self._active(step) for branch in rule.needs(step)]
+
+    def prompts(self) -> tuple[prompt, ...]:
+        return tuple(branch for rule in self.rules for branch in rule.prompts())
+
+    def check(self, model: nn.Module, family: Family) -> None:
+        for rule in self.rules:
+            rule.check(model, family)
+
+    @property
+    def conditions(self) -> bool:
+        return any(rule.conditions for rule in self.rules)
+
+    def condition(self, step: Step, name: str, value: Tensor) -> Tensor:
+        for rule in self._active(step):
+            value = rule.condition(step, name, value)
+        return value
 
     def predict(self, step: Step) -> Tensor:
         cond = step.evaluate(COND)

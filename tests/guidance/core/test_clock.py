@@ -82,11 +82,17 @@ def test_midpoint_solver_uses_the_noise_of_the_midpoint(name: str) -> None:
         x = scheduler.step(torch.randn_like(x), t, x).prev_sample
 
 
-def test_scheduler_without_known_noise_raises() -> None:
-    scheduler: Any = diffusers.EDMEulerScheduler()
-    scheduler.set_timesteps(3)
-    with pytest.raises(ValueError, match="EDMEulerScheduler has no known noise levels"):
-        noise_level(scheduler, float(scheduler.timesteps[0]), 0)
+def test_preconditioned_input_is_variance_preserving_for_data_of_unit_spread() -> None:
+    for spread, known in ((1.0, True), (0.5, False)):
+        scheduler: Any = diffusers.EDMEulerScheduler(sigma_data=spread)
+        scheduler.set_timesteps(3)
+        alpha, sigma = noise_level(scheduler, float(scheduler.timesteps[1]), 1)
+        assert (alpha == alpha and sigma == sigma) is known
+        if known:
+            x = torch.randn(1, 4, 4, 4) * scheduler.sigmas[1]
+            torch.testing.assert_close(
+                scheduler.precondition_inputs(x, scheduler.sigmas[1]), alpha * x
+            )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +110,7 @@ def test_prediction_type(case: str, kind: str) -> None:
 def test_counts_calls_although_timesteps_repeat() -> None:
     scheduler = build("HeunDiscreteScheduler", steps=3)
     clock = Clock(lambda: scheduler, lambda: None)
-    ticks = [clock.tick(t) for t in scheduler.timesteps]
+    ticks = [clock.tick(float(t)) for t in scheduler.timesteps]
     assert [tick.index for tick in ticks] == list(range(5))
     assert {(tick.run, tick.count) for tick in ticks} == {(0, 5)}
     assert [tick.timestep for tick in ticks] == scheduler.timesteps.tolist()
@@ -116,35 +122,35 @@ def test_new_timesteps_start_a_new_run_also_halfway() -> None:
     positions = []
     for _ in range(2):
         scheduler.set_timesteps(4)
-        positions += [clock.tick(t) for t in scheduler.timesteps[:2]]
+        positions += [clock.tick(float(t)) for t in scheduler.timesteps[:2]]
     assert [(tick.run, tick.index) for tick in positions] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_a_finished_run_is_followed_by_another_on_the_same_timesteps() -> None:
     scheduler = build("DDIMScheduler", steps=2)
     clock = Clock(lambda: scheduler, lambda: None)
-    ticks = [clock.tick(t) for _ in range(2) for t in scheduler.timesteps]
+    ticks = [clock.tick(float(t)) for _ in range(2) for t in scheduler.timesteps]
     assert [(tick.run, tick.index) for tick in ticks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_a_late_start_counts_what_remains() -> None:
     scheduler = build("DDIMScheduler", steps=10)
     clock = Clock(lambda: scheduler, lambda: None)
-    assert clock.tick(scheduler.timesteps[6]).count == 4
+    assert clock.tick(float(scheduler.timesteps[6])).count == 4
 
 
 def test_time_rounded_to_bfloat16_keeps_its_noise_level() -> None:
     scheduler = build("FlowMatchEulerDiscreteScheduler shift")
     clock = Clock(lambda: scheduler, lambda: None)
     for t, sigma in zip(scheduler.timesteps, scheduler.sigmas.tolist(), strict=False):
-        assert clock.tick(t.to(torch.bfloat16)).sigma == pytest.approx(sigma)
+        assert clock.tick(float(t.to(torch.bfloat16))).sigma == pytest.approx(sigma)
 
 
 def test_a_start_inside_repeated_timesteps_follows_the_scheduler() -> None:
     scheduler = build("HeunDiscreteScheduler")
     scheduler.set_begin_index(2)
     clock = Clock(lambda: scheduler, lambda: None)
-    ticks = [clock.tick(t) for t in scheduler.timesteps[2:]]
+    ticks = [clock.tick(float(t)) for t in scheduler.timesteps[2:]]
     assert [tick.index for tick in ticks] == list(range(9))
     assert {(tick.run, tick.count) for tick in ticks} == {(0, 9)}
 
@@ -152,7 +158,7 @@ def test_a_start_inside_repeated_timesteps_follows_the_scheduler() -> None:
 def test_a_run_ends_where_the_pipeline_said() -> None:
     scheduler = build("DDIMScheduler", steps=10)
     clock = Clock(lambda: scheduler, lambda: 3)
-    ticks = [clock.tick(t) for t in [*scheduler.timesteps[:3], scheduler.timesteps[0]]]
+    ticks = [clock.tick(float(t)) for t in [*scheduler.timesteps[:3], scheduler.timesteps[0]]]
     assert [(tick.run, tick.index, tick.count) for tick in ticks] == [
         (0, 0, 3),
         (0, 1, 3),

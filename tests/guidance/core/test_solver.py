@@ -59,7 +59,7 @@ def test_step_of_a_perfect_model_ends_at_the_next_level(case: str) -> None:
     clock = Clock(lambda: scheduler, lambda: None)
     x0, eps = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
     for t in scheduler.timesteps:
-        tick = clock.tick(t)
+        tick = clock.tick(float(t))
         x = scaled = tick.alpha * x0 + tick.sigma * eps
         after, sigma = next_noise_level(scheduler, tick.timestep, tick.position)
         if case.startswith("Euler"):

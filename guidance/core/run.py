@@ -1,0 +1,227 @@
+"""A guide block in progress: what happens at a pipeline's call and at every denoiser call in it.
+
+A pipeline that stacks the rows of its branches gets the guided prediction g in all of them, one
+that calls its denoiser once for each branch gets g from every call: its own ``u + s (c - u)`` is
+then g, exactly, for every s.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guidance.core.clock import Clock, Tick, prediction_type
+from guidance.core.family import Arguments, Family
+from guidance.core.plan import Denoiser, Evaluations
+from guidance.core.prediction import (
+    COND,
+    PREDICTION_TYPES,
+    UNCOND,
+    Branch,
+    Step,
+    limited,
+    prompt,
+)
+from guidance.core.rehearsal import Heard, rehearse
+from guidance.core.report import Report
+from guidance.core.rule import Rule
+from guidance.core.solver import next_noise_level
+from guidance.core.target import Target, guided_channels, network
+from guidance.rescale import rescale
+
+
+@dataclass
+class _Turn:
+    """One step of a pipeline that calls its denoiser once for each branch, between two calls.
+
+    Attributes:
+        arguments: of the first call.
+        answer: what was returned for it; filled in place once the guided prediction is known.
+        step, tick, evaluations: of this step, None once it is answered.
+    """
+
+    arguments: Arguments
+    answer: Any
+    step: Step | None
+    tick: Tick
+    evaluations: Evaluations
+
+    def continues(self, arguments: Arguments) -> bool:
+        """Whether a call is the second of this step: the same noisy input at the same time."""
+        same = arguments.time == self.arguments.time
+        one, other = self.arguments.sample, arguments.sample
+        return same and (one is other or (one.shape == other.shape and torch.equal(one, other)))
+
+
+class Run:
+    """A guide block in progress, or ended.
+
+    Attributes:
+        rule: the rule in force.
+        report: what happened at every denoiser call so far.
+    """
+
+    def __init__(self, target: Target, rule: Rule, batching: str) -> None:
+        self.rule = rule
+        self.report = Report(repr(rule), target.name)
+        self._target, self._batching = target, batching
+        self._clock = Clock(lambda: target.scheduler, target.call_count)
+        self._memory: dict[Hashable, Any] = {}
+        self._prompts: dict[prompt, Arguments] = {}
+        self._rehearsing = False
+        self._turn: _Turn | None = None
+
+    def call_pipeline(
+        self, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the pipeline's own call, with its arguments at hand and the extra prompts encoded."""
+        target = self._target
+        signature = inspect.signature(plain)
+        bound = signature.bind_partial(*args, **kwargs)
+        bound.apply_defaults()
+        for family in target.denoisers.values():
+            target.refuse(family, bound.arguments)
+        target.call, self._turn = bound.arguments, None
+        try:
+            self._rehearsing = True
+            for branch in self.rule.prompts():
+                self._prompts[branch] = rehearse(target.pipe, plain, bound.arguments, branch.text)
+            self._rehearsing = False
+            result = plain(*args, **kwargs)
+            self.finish()
+            return result
+        finally:
+            target.call, self._rehearsing, self._turn = {}, False, None
+            self._prompts.clear()
+
+    def call_denoiser(
+        self,
+        model: nn.Module,
+        plain: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Answer one denoiser call with the guided prediction."""
+        target, family = self._target, self._target.denoisers[model]
+        arguments = Arguments.of(family, type(network(model)), args, kwargs)
+        target.refuse(family, arguments.values)
+        if self._turn is not None and family.separate and self._turn.continues(arguments):
+            return self._second_call(self._turn, arguments)
+        self.finish()
+        stacked = target.stacked(arguments)
+        if self._rehearsing:
+            size = arguments.total // len(family.order) if stacked else arguments.total
+            start = family.order.index(COND) * size if stacked else 0
+            raise Heard(arguments.take(slice(start, start + size)))
+        tick = self._clock.tick(arguments.time)
+        if tick.index == 0:
+            self._memory = {}
+            if stacked:
+                target.check_rows(arguments)
+        return self._first_call(Denoiser(network(model), plain), arguments, stacked, tick)
+
+    def finish(self) -> None:
+        """Raise ValueError if the last step still waits for its unconditional call."""
+        turn, self._turn = self._turn, None
+        if turn is not None and turn.step is not None:
+            raise self._target.missing_rows(turn.arguments.family, UNCOND)
+
+    def _first_call(
+        self, denoiser: Denoiser, arguments: Arguments, stacked: bool, tick: Tick
+    ) -> Any:
+        target, family = self._target, arguments.family
+
+        def edit(name: str, value: Tensor) -> Tensor:
+            return self.rule.condition(step, name, value)
+
+        evaluations = Evaluations(
+            denoiser,
+            arguments,
+            stacked,
+            self._batching,
+            self._prompts,
+            edit if self.rule.conditions else None,
+            lambda branch: target.missing_rows(family, branch),
+        )
+        step = self._step(tick, family, denoiser.model, evaluations)
+        needs = list(self.rule.needs(step)) if self.rule.active(step) else []
+        waits = family.separate and not target.without_guidance()
+        if waits and any(_source(branch) == UNCOND for branch in needs):
+            evaluations.prepare(branch for branch in needs if _source(branch) != UNCOND)
+            answer = evaluations.answer(self._signed(family, step.evaluate(COND)).clone())
+            self._turn = _Turn(arguments, answer, step, tick, evaluations)
+            return answer
+        evaluations.prepare(needs)
+        answer = evaluations.answer(self._guided(family, step))
+        self.report.add(tick, step, self.rule.active_names(step), evaluations.spent)
+        if family.separate:
+            self._turn = _Turn(arguments, answer, None, tick, evaluations)
+        return answer
+
+    def _second_call(self, turn: _Turn, arguments: Arguments) -> Any:
+        """The unconditional call: evaluated only if the rule needs it."""
+        step, evaluations, family = turn.step, turn.evaluations, arguments.family
+        self._turn = None
+        if step is None:
+            return turn.answer
+        evaluations.add(UNCOND, arguments)
+        evaluations.prepare(self.rule.needs(step))
+        guided = self._guided(family, step)
+        self.report.add(turn.tick, step, self.rule.active_names(step), evaluations.spent)
+        return evaluations.answer(guided, into=turn.answer)
+
+    def _step(self, tick: Tick, family: Family, model: nn.Module, evaluations: Evaluations) -> Step:
+        target = self._target
+        kind = prediction_type(target.scheduler)
+        if kind not in PREDICTION_TYPES:
+            raise ValueError(
+                f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, found {kind!r}"
+            )
+        scheduler, eta = target.scheduler, target.setting("eta") or 0.0
+        native = family.native
+
+        def evaluate(branch: Branch) -> Tensor:
+            output = guided_channels(evaluations.output(branch), family, model)
+            return self._signed(family, output)
+
+        return Step(
+            index=tick.index,
+            count=tick.count,
+            timestep=tick.timestep,
+            alpha=tick.alpha,
+            sigma=tick.sigma,
+            x=guided_channels(evaluations.sample, family, model),
+            prediction_type=kind,
+            evaluator=evaluate,
+            next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
+            guidance_scale=target.scale(family),
+            native=native and (lambda u, c, w: native(u, c, w, target.setting)),
+            memory=self._memory,
+        )
+
+    @staticmethod
+    def _signed(family: Family, tensor: Tensor) -> Tensor:
+        """A prediction in the sign that the scheduler takes, or back."""
+        return -tensor if family.negated else tensor
+
+    def _guided(self, family: Family, step: Step) -> Tensor:
+        """The rule's prediction, and the rescaling that the pipeline's own call asks for."""
+        cond = step.evaluate(COND)
+        guided = self.rule.predict(step)
+        if guided.shape != cond.shape:
+            raise ValueError(
+                f"{self.rule!r} must return shape {tuple(cond.shape)} like the conditional "
+                f"prediction, found {tuple(guided.shape)}"
+            )
+        phi = self._target.setting("guidance_rescale")
+        return self._signed(family, rescale(guided, cond, phi or 0.0).to(cond.dtype))
+
+
+def _source(branch: Branch) -> Branch:
+    """The branch whose rows are needed."""
+    return branch.branch if isinstance(branch, limited) else branch
