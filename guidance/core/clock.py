@@ -52,7 +52,7 @@ def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, 
     """
     if prediction_type(scheduler) == "flow_prediction":
         sigma = float(scheduler.sigmas[position])
-        return 1 - sigma, sigma
+        return (sigma, 1 - sigma) if scheduler.config.get("invert_sigmas") else (1 - sigma, sigma)
     if not hasattr(scheduler, "alphas_cumprod"):
         # EDM's preconditioned input is the variance preserving one where the data has unit spread.
         unit_data = scheduler.config.get("sigma_data") == 1
@@ -116,16 +116,25 @@ class Clock:
         self._timesteps = scheduler.timesteps
         self._times = scheduler.timesteps.tolist()
         begin = getattr(scheduler, "begin_index", None)
-        self._offset = self._nearest(time) if begin is None else begin
+        nearest = self._nearest(time)
+        self._offset = (nearest if self._is(nearest, time) else 0) if begin is None else begin
         self._run, self._index = self._run + 1, 0
         self._count = self._calls() or len(self._times) - self._offset
 
     def _position(self, time: float) -> int:
-        """Place of this call in the timesteps: by counting, or by value for loops that jump."""
-        expected = self._offset + self._index
-        if expected < len(self._times) and abs(self._times[expected] - time) <= 0.005 * abs(time):
+        """Place of this call in the timesteps: by counting, or by value for loops that jump.
+
+        A time that is none of them is in other units, and says nothing.
+        """
+        expected, nearest = self._offset + self._index, self._nearest(time)
+        if expected < len(self._times) and (
+            self._is(expected, time) or not self._is(nearest, time)
+        ):
             return expected
-        return self._nearest(time)
+        return nearest
+
+    def _is(self, position: int, time: float) -> bool:
+        return abs(self._times[position] - time) <= 0.005 * abs(time)
 
     def _nearest(self, time: float) -> int:
         return min(range(len(self._times)), key=lambda i: abs(self._times[i] - time))

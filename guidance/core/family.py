@@ -55,14 +55,15 @@ class Family:
             residuals of a ControlNet; extra prompts take those of the conditional rows.
         text: arguments that hold the embedded prompt, for methods that change the condition.
         tokens: order of the tokens in self-attention.
-        channels: axis of the channels; channels that input and output do not share (inpainting
-            masks, learned variances) are not guided.
+        channels: axis of the channels; those that input and output do not share (inpainting
+            masks, learned variances) come last and are not guided.
         scale: setting of the pipeline that holds its guidance scale.
         offset: what turns that setting into ``w`` of ``uncond + w (cond - uncond)``.
         native: the pipeline's own guidance where it is another formula than that.
         switch: what a user does to get unconditional rows.
         time: model time to scheduler timestep.
         negated: the model predicts minus the velocity.
+        float32: the pipeline casts predictions to float32 before it guides.
         pipelines: pipeline classes that this row is for; empty for all others.
         refused: arguments of the denoiser or the pipeline that cannot be used in a guide block,
             each with the reason.
@@ -84,6 +85,7 @@ class Family:
     switch: str = "guidance_scale above 1"
     time: Callable[[float], float] = same_time
     negated: bool = False
+    float32: bool = False
     pipelines: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -170,9 +172,10 @@ class Arguments:
 
     def call(self, denoiser: Callable[..., Any]) -> Any:
         """The denoiser's output for these arguments."""
-        args = [self.values[name] for name in self.positional]
-        rest = {name: self.values[name] for name in self.values if name not in self.positional}
-        return denoiser(*args, **rest)
+        # UNets use up the list of a T2I-Adapter's residuals, so that they get one of their own.
+        values = {k: [*v] if isinstance(v, list) else v for k, v in self.values.items()}
+        args = [values.pop(name) for name in self.positional]
+        return denoiser(*args, **values)
 
     def take(self, rows: slice | list[int]) -> Arguments:
         """The arguments with only some of their rows."""
@@ -245,24 +248,32 @@ def _same(one: Any, other: Any) -> bool:
         return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return False
     return bool(one == other)
 
 
 def _take(value: Any, rows: slice | list[int], total: int, path: str) -> Any:
-    """The rows of every tensor in a value; tensors that broadcast over rows are kept."""
+    """The rows of every tensor in a value; tensors that broadcast over rows are kept.
+
+    Videos may have a row for each frame of each row of the sample.
+    """
     if path.endswith("[]"):
         picked = range(total)[rows] if isinstance(rows, slice) else rows
         return type(value)(value[row] for row in picked)
     if isinstance(value, Tensor):
         if value.ndim == 0 or (len(value) == 1 and total > 1):
             return value
-        if len(value) != total:
+        frames, rest = divmod(len(value), total)
+        if rest:
             raise ValueError(
                 f"{path} must have {total} rows like the sample, found shape {tuple(value.shape)}"
             )
-        return value[rows]
+        return (
+            value.unflatten(0, (total, frames))[rows].flatten(0, 1) if frames > 1 else value[rows]
+        )
     if isinstance(value, Mapping):
         return {key: _take(item, rows, total, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -285,7 +296,7 @@ def _join(values: list[Any], totals: list[int], path: str) -> Any:
         if any(value.shape[1:] != first.shape[1:] for value in values):
             raise _Unjoinable
         rows = zip(values, totals, strict=True)
-        return torch.cat([value.expand(total, *value.shape[1:]) for value, total in rows])
+        return torch.cat([v.expand(total, *v.shape[1:]) if len(v) == 1 else v for v, total in rows])
     if isinstance(first, Mapping):
         return {key: _join([value[key] for value in values], totals, path) for key in first}
     if isinstance(first, list | tuple):

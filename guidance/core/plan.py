@@ -112,7 +112,7 @@ class Evaluations:
         stacks = []
         for branch in self.order:
             own = self._outputs.get(branch, cond)
-            rest = own.narrow(axis, done, own.shape[axis] - done)
+            rest = own.narrow(axis, done, own.shape[axis] - done).to(guided.dtype)
             stacks.append(torch.cat([guided, rest], axis) if rest.numel() else guided)
         if into is None:
             return _with_prediction(self._form, torch.cat(stacks))
@@ -170,7 +170,7 @@ class Evaluations:
         family, sample = arguments.family, arguments.sample
         text = arguments.values.get(family.text[0]) if "text" in family.tokens else None
         size = tuple(sample.shape[2:]) if sample.ndim > 3 else ()
-        return Call(rows, total, 0 if text is None else text.shape[1], size)
+        return Call(rows, total, text.shape[1] if isinstance(text, Tensor) else 0, size)
 
     def _live(self, branch: Branch) -> list[int]:
         """Numbers of the images that a branch is evaluated for."""

@@ -103,7 +103,8 @@ class Step:
         fraction: ``index / count``, from 0 up to but excluding 1.
         timestep: the time given to the model; fractional for Karras spacings.
         alpha, sigma: ``x = alpha x0 + sigma eps``; nan with a scheduler whose levels are unknown.
-        x: model input of the conditional rows, ``(B, ...)``.
+        x: model input of the conditional rows, ``(B, ...)``; it may have more channels than
+            predictions, which come last.
         prediction_type: what the model predicts, one of ``PREDICTION_TYPES``.
         evaluator: computes the prediction of a branch; use ``evaluate``.
         next_level: computes alpha and sigma after this step; raises ValueError where the sampler is
@@ -111,6 +112,7 @@ class Step:
         guidance_scale: ``w`` of the pipeline's own call, if there is one.
         native: the pipeline's own guidance ``(uncond, cond, w)``, where it is more than
             ``uncond + w (cond - uncond)``.
+        channels: axis of the channels.
         live: images that branches are evaluated for, None for all; see ``only``.
         memory: what rules keep from one call to the next; empty at the start of every run.
         notes: what rules put in the report of this call.
@@ -128,6 +130,7 @@ class Step:
     guidance_scale: float | None = None
     native: Callable[[Tensor, Tensor, float], Tensor] | None = None
     live: tuple[bool, ...] | None = None
+    channels: int = 1
     memory: dict[Hashable, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -149,18 +152,19 @@ class Step:
         """This step with every branch but cond evaluated for the live images alone."""
         return replace(self, live=tuple(live))
 
-    def _check_level(self) -> None:
+    def _input(self, like: Tensor) -> Tensor:
+        """The noisy input in the channels of a prediction; raises ValueError at unknown noise."""
         if isnan(self.alpha):
             raise ValueError(
                 "the noise level of this scheduler is unknown, so that predictions cannot be "
                 "converted: expected a flow matching scheduler or one with alphas_cumprod (DDIM, "
                 "Euler, DPM++, UniPC ...); set one of those as pipe.scheduler"
             )
+        return wide(self.x.narrow(self.channels, 0, like.shape[self.channels]))
 
     def x0(self, pred: Tensor) -> Tensor:
         """Clean data that a prediction implies; raises ValueError for eps models at alpha 0."""
-        self._check_level()
-        pred, x = wide(pred), wide(self.x)
+        pred, x = wide(pred), self._input(pred)
         match self.prediction_type:
             case "epsilon":
                 return _divide(x - self.sigma * pred, self.alpha, "x0")
@@ -173,8 +177,7 @@ class Step:
 
     def eps(self, pred: Tensor) -> Tensor:
         """Noise that a prediction implies; raises ValueError for x0 models at sigma 0."""
-        self._check_level()
-        pred, x = wide(pred), wide(self.x)
+        pred, x = wide(pred), self._input(pred)
         match self.prediction_type:
             case "epsilon":
                 return pred
@@ -197,8 +200,7 @@ class Step:
 
     def from_x0(self, x0: Tensor) -> Tensor:
         """Prediction in the model's own space that implies this x0; inverse of ``x0``."""
-        self._check_level()
-        x0, x = wide(x0), wide(self.x)
+        x0, x = wide(x0), self._input(x0)
         match self.prediction_type:
             case "epsilon":
                 return _divide(x - self.alpha * x0, self.sigma, "eps")
@@ -211,8 +213,7 @@ class Step:
 
     def from_eps(self, eps: Tensor) -> Tensor:
         """Prediction in the model's own space that implies this noise; inverse of ``eps``."""
-        self._check_level()
-        eps, x = wide(eps), wide(self.x)
+        eps, x = wide(eps), self._input(eps)
         match self.prediction_type:
             case "epsilon":
                 return eps

@@ -31,7 +31,7 @@ from guidance.core.rehearsal import Heard, rehearse
 from guidance.core.report import Report
 from guidance.core.rule import Rule
 from guidance.core.solver import next_noise_level
-from guidance.core.target import Target, guided_channels, network
+from guidance.core.target import Target, network
 from guidance.rescale import rescale
 
 
@@ -123,7 +123,7 @@ class Run:
             self._memory = {}
             if stacked:
                 target.check_rows(arguments)
-        return self._first_call(Denoiser(network(model), plain), arguments, stacked, tick)
+        return self._first_call(model, plain, arguments, stacked, tick)
 
     def finish(self) -> None:
         """Raise ValueError if the last step still waits for its unconditional call."""
@@ -132,7 +132,12 @@ class Run:
             raise self._target.missing_rows(turn.arguments.family, UNCOND)
 
     def _first_call(
-        self, denoiser: Denoiser, arguments: Arguments, stacked: bool, tick: Tick
+        self,
+        model: nn.Module,
+        plain: Callable[..., Any],
+        arguments: Arguments,
+        stacked: bool,
+        tick: Tick,
     ) -> Any:
         target, family = self._target, arguments.family
 
@@ -140,7 +145,7 @@ class Run:
             return self.rule.condition(step, name, value)
 
         evaluations = Evaluations(
-            denoiser,
+            Denoiser(network(model), plain),
             arguments,
             stacked,
             self._batching,
@@ -148,7 +153,7 @@ class Run:
             edit if self.rule.conditions else None,
             lambda branch: target.missing_rows(family, branch),
         )
-        step = self._step(tick, family, denoiser.model, evaluations)
+        step = self._step(tick, model, evaluations)
         needs = list(self.rule.needs(step)) if self.rule.active(step) else []
         waits = family.separate and not target.without_guidance()
         if waits and any(_source(branch) == UNCOND for branch in needs):
@@ -175,8 +180,9 @@ class Run:
         self.report.add(turn.tick, step, self.rule.active_names(step), evaluations.spent)
         return evaluations.answer(guided, into=turn.answer)
 
-    def _step(self, tick: Tick, family: Family, model: nn.Module, evaluations: Evaluations) -> Step:
-        target = self._target
+    def _step(self, tick: Tick, model: nn.Module, evaluations: Evaluations) -> Step:
+        target, family = self._target, self._target.denoisers[model]
+        axis, x = family.channels, evaluations.sample
         kind = prediction_type(target.scheduler)
         if kind not in PREDICTION_TYPES:
             raise ValueError(
@@ -186,8 +192,9 @@ class Run:
         native = family.native
 
         def evaluate(branch: Branch) -> Tensor:
-            output = guided_channels(evaluations.output(branch), family, model)
-            return self._signed(family, output)
+            output = evaluations.output(branch)
+            shared = output.narrow(axis, 0, min(output.shape[axis], x.shape[axis]))
+            return self._signed(family, shared.float() if family.float32 else shared)
 
         return Step(
             index=tick.index,
@@ -195,11 +202,12 @@ class Run:
             timestep=tick.timestep,
             alpha=tick.alpha,
             sigma=tick.sigma,
-            x=guided_channels(evaluations.sample, family, model),
+            x=x,
+            channels=axis,
             prediction_type=kind,
             evaluator=evaluate,
             next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
-            guidance_scale=target.scale(family),
+            guidance_scale=target.scale(model),
             native=native and (lambda u, c, w: native(u, c, w, target.setting)),
             memory=self._memory,
         )

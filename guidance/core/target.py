@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from guidance.core import families  # noqa: F401  fills the table
 from guidance.core.family import Arguments, Family, family_of, known_families
@@ -67,7 +67,7 @@ class Target:
     def refuse(self, family: Family, arguments: Mapping[str, Any]) -> None:
         """Raise ValueError for an argument that the family cannot honour in a guide block."""
         for name, reason in family.refused.items():
-            if arguments.get(name) is not None:
+            if arguments.get(name):
                 raise ValueError(
                     f"{name}={arguments[name]!r} cannot be used in a guide block, because "
                     f"{reason}; leave it out"
@@ -78,9 +78,12 @@ class Target:
         value = getattr(self._running_pipe, name, None)
         return self.call.get(name) if value is None else value
 
-    def scale(self, family: Family) -> float | None:
-        """Guidance scale ``w`` of the running call."""
+    def scale(self, model: nn.Module) -> float | None:
+        """Guidance scale ``w`` of the running call; the second of two denoisers may have its own."""
+        family = self.denoisers[model]
         value = self.setting(family.scale)
+        if model is not next(iter(self.denoisers)):
+            value = self.setting(f"{family.scale}_2") or value
         return None if value is None else value + family.offset
 
     def call_count(self) -> int | None:
@@ -113,8 +116,8 @@ class Target:
     def missing_rows(self, family: Family, branch: object) -> ValueError:
         """Error for a branch whose rows the pipeline does not send."""
         denoiser = next(iter(self.denoisers))
-        if len(family.order) == 1:
-            cure = "it has no prompt to leave out; use a rule that does without such rows"
+        if len(family.order) == 1 or (self.call and self.setting(family.scale) is None):
+            cure = "this pipeline never does; use a rule that does without them"
         elif getattr(denoiser.config, "time_cond_proj_dim", None) is not None:
             cure = (
                 "this UNet (time_cond_proj_dim) has its guidance distilled in and never gets such "
@@ -145,14 +148,6 @@ class Target:
 def network(denoiser: Any) -> Any:
     """The denoiser itself, without the wrapper of torch.compile."""
     return getattr(denoiser, "_orig_mod", denoiser)
-
-
-def guided_channels(tensor: Tensor, family: Family, denoiser: nn.Module) -> Tensor:
-    """The channels that a denoiser's input and output have in common, which come first."""
-    config: Any = denoiser.config
-    inputs, outputs = config.get("in_channels"), config.get("out_channels")
-    shared = min(count for count in (inputs, outputs, tensor.shape[family.channels]) if count)
-    return tensor.narrow(family.channels, 0, shared)
 
 
 def _find_denoisers(pipe_or_denoiser: Any) -> dict[nn.Module, Family]:
