@@ -64,6 +64,7 @@ class Family:
         time: model time to scheduler timestep.
         negated: the model predicts minus the velocity.
         float32: the pipeline casts predictions to float32 before it guides.
+        divides: the pipeline divides by the size of its guided prediction, also where that is zero.
         pipelines: pipeline classes that this row is for; empty for all others.
         refused: arguments of the denoiser or the pipeline that cannot be used in a guide block,
             each with the reason.
@@ -86,6 +87,7 @@ class Family:
     time: Callable[[float], float] = same_time
     negated: bool = False
     float32: bool = False
+    divides: bool = False
     pipelines: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 

@@ -145,7 +145,7 @@ class Run:
             return self.rule.condition(step, name, value)
 
         evaluations = Evaluations(
-            Denoiser(network(model), plain),
+            Denoiser(model, plain),
             arguments,
             stacked,
             self._batching,
@@ -226,6 +226,8 @@ class Run:
                 f"{self.rule!r} must return shape {tuple(cond.shape)} like the conditional "
                 f"prediction, found {tuple(guided.shape)}"
             )
+        if family.divides:
+            guided = guided + (guided == 0) * torch.finfo(guided.dtype).tiny ** 0.5
         phi = self._target.setting("guidance_rescale")
         return self._signed(family, rescale(guided, cond, phi or 0.0).to(cond.dtype))
 
