@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from guidance.core.family import Arguments
 from guidance.core.perturb import Call
 from guidance.core.prediction import COND, UNCOND, Branch, limited, perturbed, prompt, weak
+from guidance.core.target import network
 
 BATCHINGS = ("joint", "sequential")
 
@@ -21,17 +22,22 @@ Edit = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network and its own, unguided call."""
+    """A network, which may be in the wrapper of torch.compile, and its own, unguided call."""
 
-    model: nn.Module
+    module: nn.Module
     plain: Callable[..., Any]
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself."""
+        return network(self.module)
 
     @property
     def compiled(self) -> bool:
         """Whether torch.compile runs any part of the network."""
         return any(
             hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
-            for part in self.model.modules()
+            for part in self.module.modules()
         )
 
 

@@ -227,7 +227,7 @@ class Run:
                 f"prediction, found {tuple(guided.shape)}"
             )
         if family.divides:
-            guided = guided + (guided == 0) * torch.finfo(guided.dtype).tiny ** 0.5
+            guided = guided + (guided == 0) * max(torch.finfo(guided.dtype).tiny, 1e-18)
         phi = self._target.setting("guidance_rescale")
         return self._signed(family, rescale(guided, cond, phi or 0.0).to(cond.dtype))
 
