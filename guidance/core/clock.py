@@ -126,12 +126,11 @@ class Clock:
 
         A time that is none of them is in other units, and says nothing.
         """
-        expected, nearest = self._offset + self._index, self._nearest(time)
-        if expected < len(self._times) and (
-            self._is(expected, time) or not self._is(nearest, time)
-        ):
+        expected = self._offset + self._index
+        if expected < len(self._times) and self._is(expected, time):
             return expected
-        return nearest
+        nearest = self._nearest(time)
+        return nearest if self._is(nearest, time) else min(expected, len(self._times) - 1)
 
     def _is(self, position: int, time: float) -> bool:
         return abs(self._times[position] - time) <= 0.005 * abs(time)
