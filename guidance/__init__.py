@@ -1,11 +1,17 @@
 """Guidance for diffusers pipelines: ``with guide(pipe, CFG(6.0) + Rescale(0.7)) as run: ...``."""
 
+from guidance.adaptive import AdaptiveGuidance
 from guidance.apg import APG
+from guidance.auto_guidance import AutoGuidance
+from guidance.cads import CADS
 from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
 from guidance.cfg_zero_star import CFGZeroStar
 from guidance.core.family import Family, register_family
 from guidance.core.guide import guide
+from guidance.core.guider import from_guider
+from guidance.core.inspect import Inspection, inspect
+from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import COND, UNCOND, Step, limited, perturbed, prompt, weak
 from guidance.core.report import Record, Report
 from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule
@@ -22,24 +28,42 @@ from guidance.core.schedule import (
 )
 from guidance.core.spec import parse_rule
 from guidance.dynamic_threshold import DynamicThreshold
+from guidance.fit_linear_ag import fit_linear_ag
+from guidance.linear_ag import LinearAG
+from guidance.perp_neg import PerpNeg
 from guidance.registry import METHODS, Method
 from guidance.rescale import Rescale
+from guidance.seg import SEG
+from guidance.skip_layers import SkipLayers
+from guidance.soft_pag import PAG, SoftPAG
+from guidance.view_weights import view_weights
 
 __all__ = [
     "APG",
+    "CADS",
     "CFG",
     "COND",
     "METHODS",
+    "PAG",
+    "SEG",
     "UNCOND",
+    "AdaptiveGuidance",
+    "AutoGuidance",
     "CFGPlusPlus",
     "CFGZeroStar",
+    "Call",
     "Chain",
     "Conditioning",
     "Correction",
     "Direction",
     "DynamicThreshold",
     "Family",
+    "Inspection",
+    "LinearAG",
     "Method",
+    "PerpNeg",
+    "Perturbation",
+    "PerturbedDirection",
     "Record",
     "Report",
     "Rescale",
@@ -47,10 +71,15 @@ __all__ = [
     "Run",
     "ScaledDirection",
     "Schedule",
+    "SkipLayers",
+    "SoftPAG",
     "Step",
     "constant",
     "cosine",
+    "fit_linear_ag",
+    "from_guider",
     "guide",
+    "inspect",
     "limited",
     "linear",
     "parse_rule",
@@ -60,5 +89,6 @@ __all__ = [
     "prompt",
     "register_family",
     "table",
+    "view_weights",
     "weak",
 ]

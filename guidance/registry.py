@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from guidance.adaptive import AdaptiveGuidance
 from guidance.apg import APG
+from guidance.auto_guidance import AutoGuidance
+from guidance.cads import CADS
 from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
 from guidance.cfg_zero_star import CFGZeroStar
 from guidance.core.rule import Rule
 from guidance.dynamic_threshold import DynamicThreshold
+from guidance.linear_ag import LinearAG
+from guidance.perp_neg import PerpNeg
 from guidance.rescale import Rescale
+from guidance.seg import SEG
+from guidance.skip_layers import SkipLayers
+from guidance.soft_pag import PAG, SoftPAG
 
 
 @dataclass(frozen=True)
@@ -40,5 +48,14 @@ METHODS = (
     Method(APG, "2410.02416", "1", "high scales without oversaturation"),
     Method(CFGZeroStar, "2503.18886", "1", "optimised unconditional scale, zero first step (flow)"),
     Method(CFGPlusPlus, "2406.08070", "1", "renoises with the unconditional noise (DDIM, Euler)"),
+    Method(PerpNeg, "2304.04968", "1 + negatives", "negatives that leave the prompt alone"),
+    Method(SoftPAG, "2506.10978", "1", "pushes away from softened attention heads"),
+    Method(PAG, "2403.17377", "1", "pushes away from identity self-attention"),
+    Method(SEG, "2408.00760", "1", "pushes away from blurred attention"),
+    Method(SkipLayers, "2411.18664", "1", "pushes away from a denoiser without some blocks"),
+    Method(AutoGuidance, "2406.02507", "1", "pushes away from a weaker version of the model"),
+    Method(CADS, "2310.17347", "0", "more diverse images by a condition that starts noisy"),
+    Method(AdaptiveGuidance, "2312.12487", "1, then 0", "stops a rule, image by image, at the end"),
+    Method(LinearAG, "2312.12487", "1/4", "estimates unconditional predictions after a fit"),
     Method(DynamicThreshold, "2205.11487", "0", "keeps x0 within its bounds (pixel models)"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import nan, sqrt, tan
 from typing import Any
 
 import torch
@@ -34,9 +34,9 @@ class Tick:
 
 def prediction_type(scheduler: Any) -> str:
     """What the model of this scheduler predicts; flow matching schedulers imply their own."""
-    if "FlowMatch" in type(scheduler).__name__:
-        return "flow_prediction"
-    return str(getattr(scheduler.config, "prediction_type", "epsilon"))
+    kind = str(getattr(scheduler.config, "prediction_type", "epsilon"))
+    flow = "FlowMatch" in type(scheduler).__name__ or kind == "trigflow"
+    return "flow_prediction" if flow else kind
 
 
 def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, float]:
@@ -50,8 +50,11 @@ def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, 
     Returns:
         Two numbers, nan where the scheduler's levels are neither flow nor variance preserving.
     """
+    if hasattr(scheduler, "_alpha_cumprod"):
+        signal = scheduler._alpha_cumprod(torch.tensor(timestep), torch.device("cpu"))
+        return level_of_signal(float(signal))
     if prediction_type(scheduler) == "flow_prediction":
-        sigma = float(scheduler.sigmas[position])
+        sigma = _flow_sigma(scheduler, position)
         return (sigma, 1 - sigma) if scheduler.config.get("invert_sigmas") else (1 - sigma, sigma)
     if not hasattr(scheduler, "alphas_cumprod"):
         # EDM's preconditioned input is the variance preserving one where the data has unit spread.
@@ -70,6 +73,17 @@ def level_of_noise(noise: float) -> tuple[float, float]:
 def level_of_signal(signal: float) -> tuple[float, float]:
     """Variance preserving alpha and sigma of ``alpha^2``, diffusers' alphas_cumprod."""
     return sqrt(signal), sqrt(1 - signal)
+
+
+def _flow_sigma(scheduler: Any, position: int) -> float:
+    """Sigma of a flow; some schedules hold ``sigma / alpha`` or its angle."""
+    if not hasattr(scheduler, "sigmas"):
+        noise = tan(float(scheduler.timesteps[position]))
+    elif float(scheduler.sigmas.max()) > 1:
+        noise = float(scheduler.sigmas[position])
+    else:
+        return float(scheduler.sigmas[position])
+    return noise / (1 + noise)
 
 
 def _model_input_sigma(scheduler: Any, position: int) -> float:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from guidance.core.families_unet import UNETS
+from guidance.core.families_video import (
+    GUIDER_SCALE,
+    GUIDER_SWITCH,
+    TEXT_POOLED,
+    TRUE_CFG,
+    VIDEO_AND_AUDIO,
+)
 from guidance.core.family import (
+    BASIC,
     Family,
     Setting,
+    extrapolated,
     per_mille,
     register_family,
     reversed_per_mille,
+    share_of_angle,
 )
 from guidance.core.prediction import COND, UNCOND
-
-
-def _extrapolated(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
-    """Guidance as pipelines write it whose scale of 0 is neutral."""
-    return cond + (w - 1) * (cond - uncond)
 
 
 def _renormalised(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
@@ -36,7 +42,7 @@ def _lumina2(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor
 
 def _z_image(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
     """No longer than ``cfg_normalization`` times the conditional prediction, if that is given."""
-    guided = _extrapolated(uncond, cond, w, setting)
+    guided = extrapolated(uncond, cond, w, setting)
     longest = float(setting("cfg_normalization") or 0.0)
     if not longest:
         return guided
@@ -52,50 +58,29 @@ def _lumina(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
     return torch.cat([guided, cond[:, 3:]], dim=1)
 
 
+def _joy_image(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
+    """Guidance scaled back to the size of the conditional prediction, over the channels."""
+    guided = uncond + w * (cond - uncond)
+    size = torch.norm(guided, dim=2, keepdim=True).clamp_min(1e-6)
+    return guided * (torch.norm(cond, dim=2, keepdim=True) / size)
+
+
+def _longcat_image(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
+    """Scaled back to the conditional size, by no less than ``cfg_renorm_min``, on demand."""
+    guided = uncond + w * (cond - uncond)
+    if not setting("enable_cfg_renorm"):
+        return guided
+    size = torch.norm(cond, dim=-1, keepdim=True) / (
+        torch.norm(guided, dim=-1, keepdim=True) + 1e-8
+    )
+    return guided * size.clamp(min=setting("cfg_renorm_min"), max=1.0)
+
+
 _SKIP_LAYERS = "it calls the denoiser a second time per step"
 _CONTROL = ("controlnet_block_samples", "controlnet_single_block_samples")
-_UNET_CONTROL = (
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
-)
-_UNET = (
-    "sample",
-    "timestep",
-    "encoder_hidden_states",
-    "class_labels",
-    "timestep_cond",
-    "attention_mask",
-    "encoder_attention_mask",
-    "added_cond_kwargs",
-    "cross_attention_kwargs.gligen",
-    *_UNET_CONTROL,
-)
-_BASIC = ("hidden_states", "timestep", "encoder_hidden_states")
-_TRUE_CFG = "true_cfg_scale above 1 and a negative_prompt"
-_NEGATIVE = "guidance_scale above 1 and a negative_prompt"
-_TEXT_POOLED = ("encoder_hidden_states", "pooled_projections")
 
 FAMILIES = (
-    Family(
-        "UNet2DConditionModel",
-        sample="sample",
-        rows=_UNET,
-        stepwise=("timestep_cond", "cross_attention_kwargs", *_UNET_CONTROL),
-    ),
-    Family(
-        "UNetMotionModel",
-        sample="sample",
-        rows=_UNET,
-        stepwise=("timestep_cond", "cross_attention_kwargs", *_UNET_CONTROL),
-    ),
-    Family(
-        "UNet2DModel",
-        sample="sample",
-        rows=("sample", "timestep", "class_labels"),
-        order=(COND,),
-        text=(),
-    ),
+    *UNETS,
     Family(
         "DiTTransformer2DModel",
         rows=("hidden_states", "timestep", "class_labels"),
@@ -105,31 +90,31 @@ FAMILIES = (
     Family(
         "SD3Transformer2DModel",
         rows=(
-            *_BASIC,
+            *BASIC,
             "pooled_projections",
             "block_controlnet_hidden_states",
             "joint_attention_kwargs.ip_adapter_image_embeds",
         ),
         stepwise=("block_controlnet_hidden_states", "joint_attention_kwargs"),
-        text=_TEXT_POOLED,
+        text=TEXT_POOLED,
         tokens=("image", "text"),
         refused={"skip_guidance_layers": _SKIP_LAYERS, "skip_layers": _SKIP_LAYERS},
     ),
     Family(
         "FluxTransformer2DModel",
-        rows=(*_BASIC, "guidance", "pooled_projections", *_CONTROL),
+        rows=(*BASIC, "guidance", "pooled_projections", *_CONTROL),
         separate=True,
         stepwise=(*_CONTROL, "joint_attention_kwargs"),
-        text=_TEXT_POOLED,
+        text=TEXT_POOLED,
         tokens=("text", "image"),
         channels=-1,
         scale="true_cfg_scale",
-        switch=_TRUE_CFG,
+        switch=TRUE_CFG,
         time=per_mille,
     ),
     Family(
         "Flux2Transformer2DModel",
-        rows=(*_BASIC, "guidance", "img_ids", "txt_ids"),
+        rows=(*BASIC, "guidance", "img_ids", "txt_ids"),
         separate=True,
         tokens=("text", "image"),
         channels=-1,
@@ -138,7 +123,7 @@ FAMILIES = (
     Family(
         "Flux2Transformer2DModel",
         pipelines=("Flux2Pipeline",),
-        rows=(*_BASIC, "guidance", "img_ids", "txt_ids"),
+        rows=(*BASIC, "guidance", "img_ids", "txt_ids"),
         order=(COND,),
         tokens=("text", "image"),
         channels=-1,
@@ -146,7 +131,7 @@ FAMILIES = (
     ),
     Family(
         "ChromaTransformer2DModel",
-        rows=(*_BASIC, "attention_mask", *_CONTROL),
+        rows=(*BASIC, "attention_mask", *_CONTROL),
         separate=True,
         stepwise=_CONTROL,
         tokens=("text", "image"),
@@ -155,12 +140,12 @@ FAMILIES = (
     ),
     Family(
         "PixArtTransformer2DModel",
-        rows=(*_BASIC, "encoder_attention_mask", "added_cond_kwargs"),
+        rows=(*BASIC, "encoder_attention_mask", "added_cond_kwargs"),
     ),
     Family(
         "QwenImageTransformer2DModel",
         rows=(
-            *_BASIC,
+            *BASIC,
             "guidance",
             "encoder_hidden_states_mask",
             "img_shapes[]",
@@ -173,7 +158,7 @@ FAMILIES = (
         scale="true_cfg_scale",
         native=_renormalised,
         divides=True,
-        switch=_TRUE_CFG,
+        switch=TRUE_CFG,
         time=per_mille,
     ),
     Family(
@@ -183,6 +168,7 @@ FAMILIES = (
         rows=("x[]", "t", "cap_feats[]"),
         order=(COND, UNCOND),
         text=(),
+        tokens=("image", "text"),
         offset=1.0,
         native=_z_image,
         switch="guidance_scale above 0",
@@ -192,13 +178,13 @@ FAMILIES = (
     ),
     Family(
         "SanaTransformer2DModel",
-        rows=(*_BASIC, "guidance", "encoder_attention_mask", "controlnet_block_samples"),
+        rows=(*BASIC, "guidance", "encoder_attention_mask", "controlnet_block_samples"),
         stepwise=("controlnet_block_samples",),
         float32=True,
     ),
     Family(
         "LuminaNextDiT2DModel",
-        rows=(*_BASIC, "encoder_mask"),
+        rows=(*BASIC, "encoder_mask"),
         order=(COND, UNCOND),
         native=_lumina,
         time=reversed_per_mille,
@@ -206,7 +192,7 @@ FAMILIES = (
     ),
     Family(
         "Lumina2Transformer2DModel",
-        rows=(*_BASIC, "encoder_attention_mask"),
+        rows=(*BASIC, "encoder_attention_mask"),
         separate=True,
         tokens=("text", "image"),
         native=_lumina2,
@@ -216,14 +202,14 @@ FAMILIES = (
     ),
     Family(
         "AuraFlowTransformer2DModel",
-        rows=_BASIC,
+        rows=BASIC,
         tokens=("text", "image"),
         time=per_mille,
     ),
     Family(
         "HunyuanDiT2DModel",
         rows=(
-            *_BASIC,
+            *BASIC,
             "text_embedding_mask",
             "encoder_hidden_states_t5",
             "text_embedding_mask_t5",
@@ -236,27 +222,27 @@ FAMILIES = (
     ),
     Family(
         "CogView3PlusTransformer2DModel",
-        rows=(*_BASIC, "original_size", "target_size", "crop_coords"),
+        rows=(*BASIC, "original_size", "target_size", "crop_coords"),
         tokens=("text", "image"),
         float32=True,
     ),
     Family(
         "CogView4Transformer2DModel",
-        rows=(*_BASIC, "original_size", "target_size", "crop_coords", "attention_mask"),
+        rows=(*BASIC, "original_size", "target_size", "crop_coords", "attention_mask"),
         separate=True,
         tokens=("text", "image"),
     ),
     Family(
         "Kandinsky5Transformer3DModel",
-        rows=(*_BASIC, "pooled_projections"),
+        rows=(*BASIC, "pooled_projections"),
         separate=True,
-        text=_TEXT_POOLED,
+        text=TEXT_POOLED,
         channels=-1,
     ),
     Family(
         "HunyuanImageTransformer2DModel",
         rows=(
-            *_BASIC,
+            *BASIC,
             "timestep_r",
             "guidance",
             "encoder_attention_mask",
@@ -266,53 +252,136 @@ FAMILIES = (
         separate=True,
         text=("encoder_hidden_states", "encoder_hidden_states_2"),
         tokens=("image", "text"),
-        switch="a guider that evaluates both branches",
+        scale=GUIDER_SCALE,
+        switch=GUIDER_SWITCH,
     ),
     Family(
-        "WanTransformer3DModel",
-        rows=(*_BASIC, "encoder_hidden_states_image"),
-        separate=True,
-    ),
-    Family(
-        "HunyuanVideoTransformer3DModel",
-        rows=(*_BASIC, "guidance", "encoder_attention_mask", "pooled_projections"),
-        separate=True,
-        text=_TEXT_POOLED,
-        tokens=("image", "text"),
-        scale="true_cfg_scale",
-        switch=_TRUE_CFG,
-    ),
-    Family(
-        "LTXVideoTransformer3DModel",
-        rows=(*_BASIC, "encoder_attention_mask", "video_coords"),
-        channels=-1,
-        float32=True,
-    ),
-    Family(
-        "CogVideoXTransformer3DModel",
-        rows=(*_BASIC, "timestep_cond"),
+        "BriaTransformer2DModel",
+        rows=BASIC,
         tokens=("text", "image"),
-        channels=2,
-        float32=True,
-        refused={"use_dynamic_cfg": "it changes the scale behind the rule's back"},
+        channels=-1,
     ),
     Family(
-        "MochiTransformer3DModel",
-        rows=(*_BASIC, "encoder_attention_mask"),
+        "BriaFiboTransformer2DModel",
+        rows=(*BASIC, "text_encoder_layers", "joint_attention_kwargs.attention_mask"),
+        tokens=("text", "image"),
+        channels=-1,
+    ),
+    Family(
+        "BriaFibo2Transformer2DModel",
+        rows=(*BASIC, "encoder_attention_mask", "context_latents"),
+        separate=True,
+        copies=True,
+        tokens=("text", "image"),
+        time=per_mille,
+        float32=True,
+    ),
+    Family(
+        "ErnieImageTransformer2DModel",
+        rows=("hidden_states", "timestep", "text_bth", "text_lens"),
+        text=("text_bth",),
+        tokens=("image", "text"),
+    ),
+    Family(
+        "HiDreamImageTransformer2DModel",
+        timestep="timesteps",
+        rows=(
+            "hidden_states",
+            "timesteps",
+            "encoder_hidden_states_t5",
+            "encoder_hidden_states_llama3[:]",
+            "pooled_embeds",
+        ),
+        text=("encoder_hidden_states_t5", "pooled_embeds"),
         tokens=("image", "text"),
         negated=True,
+    ),
+    Family(
+        "JoyImageEditTransformer3DModel",
+        separate=True,
+        tokens=("image", "text"),
+        channels=2,
+        native=_joy_image,
+    ),
+    Family(
+        "JoyImageEditPlusTransformer3DModel",
+        rows=(*BASIC, "encoder_hidden_states_mask", "shape_list[]"),
+        tokens=("image", "text"),
+        channels=2,
+        native=_joy_image,
+    ),
+    Family(
+        "Krea2Transformer2DModel",
+        rows=(*BASIC, "encoder_attention_mask"),
+        separate=True,
+        tokens=("text", "image"),
+        channels=-1,
+        offset=1.0,
+        native=extrapolated,
+        switch="guidance_scale above 0",
+        time=per_mille,
+    ),
+    Family(
+        "LongCatImageTransformer2DModel",
+        rows=(*BASIC, "guidance"),
+        separate=True,
+        tokens=("text", "image"),
+        channels=-1,
+        native=_longcat_image,
+        time=per_mille,
+    ),
+    Family(
+        "NucleusMoEImageTransformer2DModel",
+        rows=(*BASIC, "encoder_hidden_states_mask", "img_shapes[]"),
+        separate=True,
+        channels=-1,
+        native=_renormalised,
+        divides=True,
+        time=per_mille,
+        negated=True,
+    ),
+    Family(
+        "OmniGenTransformer2DModel",
+        rows=("hidden_states", "timestep", "input_ids", "attention_mask", "position_ids"),
+        order=(COND, UNCOND),
+        always=True,
+        text=(),
+        tokens=("text", "image"),
+        refused={"input_images": "this pipeline then guides three rows with two scales"},
+    ),
+    Family(
+        "OvisImageTransformer2DModel",
+        separate=True,
+        tokens=("text", "image"),
+        channels=-1,
+        time=per_mille,
+    ),
+    Family(
+        "PRXTransformer2DModel",
+        rows=(*BASIC, "attention_mask"),
+        time=per_mille,
+    ),
+    Family(
+        "PRXTransformer2DModel",
+        pipelines=("PRXPixelPipeline",),
+        rows=(*BASIC, "attention_mask"),
+        time=per_mille,
+        predicts="sample",
+    ),
+    Family(
+        "PriorTransformer",
+        rows=("hidden_states", "proj_embedding", "encoder_hidden_states", "attention_mask"),
+        channels=-1,
+    ),
+    Family(
+        "SanaTransformer2DModel",
+        pipelines=("SanaSprintPipeline", "SanaSprintImg2ImgPipeline"),
+        rows=(*BASIC, "guidance", "encoder_attention_mask"),
+        order=(COND,),
+        time=share_of_angle,
         float32=True,
     ),
-    Family(
-        "AudioLDM2UNet2DConditionModel",
-        sample="sample",
-        rows=(*_UNET, "encoder_hidden_states_1", "encoder_attention_mask_1"),
-        text=("encoder_hidden_states", "encoder_hidden_states_1"),
-    ),
-    Family(
-        "StableAudioDiTModel",
-        rows=(*_BASIC, "global_hidden_states", "attention_mask", "encoder_attention_mask"),
-    ),
+    *VIDEO_AND_AUDIO,
 )
 
 for _family in FAMILIES:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import atan2
 from typing import Any
 
 import torch
@@ -34,9 +35,27 @@ def per_mille(time: float) -> float:
     return 1000 * time
 
 
+def per_mille_of_signal(time: float) -> float:
+    """The model is given sigma, the scheduler's timesteps are thousandfold ``sigma / alpha``."""
+    return 1000 * time / (1 - time)
+
+
+def share_of_angle(time: float) -> float:
+    """The model is given sigma, the scheduler's timesteps are the angles ``atan(sigma / alpha)``."""
+    return atan2(time, 1 - time)
+
+
 def reversed_per_mille(time: float) -> float:
     """The model is given 1 for clean data and 0 for noise."""
     return 1000 * (1 - time)
+
+
+def extrapolated(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
+    """Guidance as pipelines write it whose scale of 0 is neutral."""
+    return cond + (w - 1) * (cond - uncond)
+
+
+BASIC = ("hidden_states", "timestep", "encoder_hidden_states")
 
 
 @dataclass(frozen=True)
@@ -47,21 +66,27 @@ class Family:
         model: name of the class; subclasses match too.
         sample, timestep: arguments that hold the noisy input and its time.
         rows: arguments with one row per image and branch: tensors, or lists or dicts of tensors;
-            ``"outer.inner"`` names one entry of a dict, ``"name[]"`` a list with one item per row.
+            ``"outer.inner"`` names one entry of a dict, ``"name[]"`` a list with one item per row,
+            ``"name[:]"`` a tensor with its rows along the second axis.
         order: branches in the order in which a pipeline stacks their rows.
+        always: the pipeline stacks the rows of all branches at every scale, also a neutral one.
         separate: the pipeline calls the denoiser once for each branch, cond first, and stacks
             nothing.
+        copies: such a pipeline copies the first prediction before it calls for the second, which
+            then has to make up for the first.
         stepwise: arguments beside sample and timestep that change from step to step, such as the
             residuals of a ControlNet; extra prompts take those of the conditional rows.
         text: arguments that hold the embedded prompt, for methods that change the condition.
         tokens: order of the tokens in self-attention.
         channels: axis of the channels; those that input and output do not share (inpainting
             masks, learned variances) come last and are not guided.
+        guided: number of the guided channels, where it is not that of the shared ones.
         scale: setting of the pipeline that holds its guidance scale.
         offset: what turns that setting into ``w`` of ``uncond + w (cond - uncond)``.
         native: the pipeline's own guidance where it is another formula than that.
         switch: what a user does to get unconditional rows.
         time: model time to scheduler timestep.
+        predicts: what the model predicts, where the scheduler does not say so.
         negated: the model predicts minus the velocity.
         float32: the pipeline casts predictions to float32 before it guides.
         divides: the pipeline divides by the size of its guided prediction, also where that is zero.
@@ -72,19 +97,23 @@ class Family:
 
     model: str
     sample: str = "hidden_states"
-    rows: tuple[str, ...] = ("hidden_states", "timestep", "encoder_hidden_states")
+    rows: tuple[str, ...] = BASIC
     order: tuple[Branch, ...] = (UNCOND, COND)
+    always: bool = False
     separate: bool = False
+    copies: bool = False
     stepwise: tuple[str, ...] = ()
     text: tuple[str, ...] = ("encoder_hidden_states",)
     tokens: tuple[str, ...] = ("image",)
     channels: int = 1
+    guided: int | None = None
     timestep: str = "timestep"
     scale: str = "guidance_scale"
     offset: float = 0.0
     native: Native | None = None
     switch: str = "guidance_scale above 1"
     time: Callable[[float], float] = same_time
+    predicts: str | None = None
     negated: bool = False
     float32: bool = False
     divides: bool = False
@@ -129,7 +158,13 @@ def _parameters(cls: type) -> tuple[str, ...]:
 
 
 def _name(path: str) -> str:
-    return path.removesuffix("[]").partition(".")[0]
+    return _place(path)[0]
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Name of the argument, and of the entry in it if that is a dict."""
+    name, _, inner = path.partition("[")[0].partition(".")
+    return name, inner
 
 
 class Arguments:
@@ -166,11 +201,13 @@ class Arguments:
 
     @property
     def time(self) -> float:
-        """Time in the units of the scheduler's timesteps."""
+        """Time in the units of the scheduler's timesteps, that of the noisiest frame or token."""
         time = self.values[self.family.timestep]
         if isinstance(time, list | tuple):
             time = time[0]
-        return self.family.time(float(time.flatten()[0] if isinstance(time, Tensor) else time))
+        if not isinstance(time, Tensor):
+            return self.family.time(float(time))
+        return max(self.family.time(float(end)) for end in torch.aminmax(time))
 
     def call(self, denoiser: Callable[..., Any]) -> Any:
         """The denoiser's output for these arguments."""
@@ -195,7 +232,7 @@ class Arguments:
         totals = [call.total for call in calls]
 
         def joined(value: Any, path: str) -> Any:
-            name, _, inner = path.removesuffix("[]").partition(".")
+            name, inner = _place(path)
             values: list[Any] = [call.values.get(name) for call in calls]
             return _join([item[inner] for item in values] if inner else values, totals, path)
 
@@ -230,7 +267,7 @@ class Arguments:
         """These arguments with every one that holds rows changed."""
         values = dict(self.values)
         for path in self.family.rows:
-            name, _, inner = path.removesuffix("[]").partition(".")
+            name, inner = _place(path)
             value = values.get(name)
             if inner and isinstance(value, Mapping) and inner in value:
                 values[name] = {**value, inner: change(value[inner], path)}
@@ -265,6 +302,8 @@ def _take(value: Any, rows: slice | list[int], total: int, path: str) -> Any:
     if path.endswith("[]"):
         picked = range(total)[rows] if isinstance(rows, slice) else rows
         return type(value)(value[row] for row in picked)
+    if path.endswith("[:]"):
+        return _take(value.transpose(0, 1), rows, total, path[:-3]).transpose(0, 1)
     if isinstance(value, Tensor):
         if value.ndim == 0 or (len(value) == 1 and total > 1):
             return value
@@ -294,6 +333,9 @@ def _join(values: list[Any], totals: list[int], path: str) -> Any:
         raise _Unjoinable
     if path.endswith("[]"):
         return type(first)(item for value in values for item in value)
+    if path.endswith("[:]"):
+        turned = [value.transpose(0, 1) for value in values]
+        return _join(turned, totals, path[:-3]).transpose(0, 1)
     if isinstance(first, Tensor) and first.ndim:
         if any(value.shape[1:] != first.shape[1:] for value in values):
             raise _Unjoinable

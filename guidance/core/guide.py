@@ -51,13 +51,13 @@ def guide(
     if batching not in BATCHINGS:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, found {batching!r}")
     target = Target(pipe_or_denoiser, scheduler)
-    for model, family in target.denoisers.items():
-        rule.check(network(model), family)
+    parts = target.denoisers.items()
+    touched = dict.fromkeys(name for model, f in parts for name in rule.check(network(model), f))
     if target.pipe is None and rule.prompts():
         raise ValueError(
             f"{rule!r} has prompts to encode and a bare denoiser cannot: guide the pipeline instead"
         )
-    return _guiding(target, Run(target, rule, batching))
+    return _guiding(target, Run(target, rule, batching, tuple(touched)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,9 +33,9 @@ class Denoiser:
         """The network itself."""
         return network(self.module)
 
-    @property
+    @cached_property
     def compiled(self) -> bool:
-        """Whether torch.compile runs any part of the network."""
+        """Whether torch.compile runs any part of the network; looked up once in a run."""
         return any(
             hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
             for part in self.module.modules()
@@ -174,7 +175,8 @@ class Evaluations:
 
     def _call(self, arguments: Arguments, rows: slice, total: int) -> Call:
         family, sample = arguments.family, arguments.sample
-        text = arguments.values.get(family.text[0]) if "text" in family.tokens else None
+        joint = family.text and "text" in family.tokens
+        text = arguments.values.get(family.text[0]) if joint else None
         size = tuple(sample.shape[2:]) if sample.ndim > 3 else ()
         return Call(rows, total, text.shape[1] if isinstance(text, Tensor) else 0, size)
 

@@ -107,6 +107,7 @@ class Step:
             predictions, which come last.
         prediction_type: what the model predicts, one of ``PREDICTION_TYPES``.
         evaluator: computes the prediction of a branch; use ``evaluate``.
+        scheduler: class name of the scheduler.
         next_level: computes alpha and sigma after this step; raises ValueError where the sampler is
             no deterministic first order one.
         guidance_scale: ``w`` of the pipeline's own call, if there is one.
@@ -126,6 +127,7 @@ class Step:
     x: Tensor
     prediction_type: str
     evaluator: Callable[[Branch], Tensor]
+    scheduler: str = ""
     next_level: Callable[[], tuple[float, float]] = _no_sampler
     guidance_scale: float | None = None
     native: Callable[[Tensor, Tensor, float], Tensor] | None = None

@@ -44,11 +44,13 @@ class Report:
     Attributes:
         rule: the rule as text.
         model: class name of the pipeline, or of the denoiser if there is none.
+        touched: layers and heads that rules perturb.
         steps: the records, oldest first.
     """
 
     rule: str
     model: str
+    touched: tuple[str, ...] = ()
     steps: list[Record] = field(default_factory=list)
 
     def add(self, tick: Tick, step: Step, active: tuple[str, ...], evaluations: float) -> None:
@@ -80,7 +82,8 @@ class Report:
         for step in steps:
             if step["edm_sigma"] == float("inf"):
                 step["edm_sigma"] = None
-        return {"rule": self.rule, "model": self.model, "nfe": self.nfe, "steps": steps}
+        about = {"rule": self.rule, "model": self.model, "touched": list(self.touched)}
+        return {**about, "nfe": self.nfe, "steps": steps}
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per call; extras follow as columns of their own."""
@@ -111,14 +114,14 @@ class Report:
         runs = len({record.run for record in self.steps})
         lines = [
             f"{self.rule} on {self.model}: {len(self.steps)} denoiser calls in {runs} "
-            f"{'run' if runs == 1 else 'runs'}, "
-            f"{self.nfe} evaluations per image",
+            f"{'run' if runs == 1 else 'runs'}, {self.nfe:g} evaluations per image",
+            *([f"perturbed: {', '.join(self.touched)}"] if self.touched else []),
             f"{'run':>4}{'call':>6}{'timestep':>10}{'sigma':>8}{'scale':>8}{'evals':>6}  rules",
         ]
         for r in self.steps:
             scale = f"{r.scale:.4g}" if isinstance(r.scale, float | int) else str(r.scale or "-")
             lines.append(
                 f"{r.run:>4}{r.index:>6}{r.timestep:>10.1f}{r.sigma:>8.4f}{scale:>8}"
-                f"{r.evaluations:>6}  {' '.join(r.active) or '-'}"
+                f"{r.evaluations:>6g}  {' '.join(r.active) or '-'}"
             )
         return "\n".join(lines)

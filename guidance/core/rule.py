@@ -30,7 +30,8 @@ class Rule:
     intervals: tuple[Interval, ...] = field(default=(), init=False)
 
     def __init_subclass__(cls) -> None:
-        Rule.known[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):
+            Rule.known[cls.__name__] = cls
 
     def needs(self, step: Step) -> Iterable[Branch]:
         """Branches that this rule reads at this step, beside the conditional one."""
@@ -40,8 +41,12 @@ class Rule:
         """Extra prompts that the rule may read, encoded once for each call of the pipeline."""
         return ()
 
-    def check(self, model: nn.Module, family: Family) -> None:
-        """Raise ValueError where the settings do not fit a denoiser; called before the block."""
+    def check(self, model: nn.Module, family: Family) -> tuple[str, ...]:
+        """Names of the layers and heads of a denoiser that the rule works on, for the report.
+
+        Called before a guide block; raises ValueError where the settings do not fit the denoiser.
+        """
+        return ()
 
     def predict(self, step: Step) -> Tensor:
         """Prediction to give back to the pipeline, in the model's own space, ``(B, ...)``."""
@@ -226,9 +231,8 @@ class Chain(Rule):
     def prompts(self) -> tuple[prompt, ...]:
         return tuple(branch for rule in self.rules for branch in rule.prompts())
 
-    def check(self, model: nn.Module, family: Family) -> None:
-        for rule in self.rules:
-            rule.check(model, family)
+    def check(self, model: nn.Module, family: Family) -> tuple[str, ...]:
+        return tuple(name for rule in self.rules for name in rule.check(model, family))
 
     @property
     def conditions(self) -> bool:

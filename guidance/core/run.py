@@ -66,12 +66,13 @@ class Run:
         report: what happened at every denoiser call so far.
     """
 
-    def __init__(self, target: Target, rule: Rule, batching: str) -> None:
+    def __init__(self, target: Target, rule: Rule, batching: str, touched: tuple[str, ...]) -> None:
         self.rule = rule
-        self.report = Report(repr(rule), target.name)
+        self.report = Report(repr(rule), target.name, touched)
         self._target, self._batching = target, batching
         self._clock = Clock(lambda: target.scheduler, target.call_count)
         self._memory: dict[Hashable, Any] = {}
+        self._networks: dict[nn.Module, Denoiser] = {}
         self._prompts: dict[prompt, Arguments] = {}
         self._rehearsing = False
         self._turn: _Turn | None = None
@@ -81,6 +82,7 @@ class Run:
     ) -> Any:
         """Run the pipeline's own call, with its arguments at hand and the extra prompts encoded."""
         target = self._target
+        target.check_unchanged()
         signature = inspect.signature(plain)
         bound = signature.bind_partial(*args, **kwargs)
         bound.apply_defaults()
@@ -120,10 +122,11 @@ class Run:
             raise Heard(arguments.take(slice(start, start + size)))
         tick = self._clock.tick(arguments.time)
         if tick.index == 0:
-            self._memory = {}
+            self._memory, self._networks = {}, {}
             if stacked:
                 target.check_rows(arguments)
-        return self._first_call(model, plain, arguments, stacked, tick)
+        denoiser = self._networks.setdefault(model, Denoiser(model, plain))
+        return self._first_call(denoiser, arguments, stacked, tick)
 
     def finish(self) -> None:
         """Raise ValueError if the last step still waits for its unconditional call."""
@@ -132,20 +135,15 @@ class Run:
             raise self._target.missing_rows(turn.arguments.family, UNCOND)
 
     def _first_call(
-        self,
-        model: nn.Module,
-        plain: Callable[..., Any],
-        arguments: Arguments,
-        stacked: bool,
-        tick: Tick,
+        self, denoiser: Denoiser, arguments: Arguments, stacked: bool, tick: Tick
     ) -> Any:
         target, family = self._target, arguments.family
 
         def edit(name: str, value: Tensor) -> Tensor:
-            return self.rule.condition(step, name, value)
+            return self.rule.condition(step, name, value) if self.rule.active(step) else value
 
         evaluations = Evaluations(
-            Denoiser(model, plain),
+            denoiser,
             arguments,
             stacked,
             self._batching,
@@ -153,7 +151,7 @@ class Run:
             edit if self.rule.conditions else None,
             lambda branch: target.missing_rows(family, branch),
         )
-        step = self._step(tick, model, evaluations)
+        step = self._step(tick, denoiser.module, evaluations)
         needs = list(self.rule.needs(step)) if self.rule.active(step) else []
         waits = family.separate and not target.without_guidance()
         if waits and any(_source(branch) == UNCOND for branch in needs):
@@ -169,7 +167,11 @@ class Run:
         return answer
 
     def _second_call(self, turn: _Turn, arguments: Arguments) -> Any:
-        """The unconditional call: evaluated only if the rule needs it."""
+        """The unconditional call: evaluated only if the rule needs it.
+
+        The answer to the first call becomes g in place. Where the pipeline has copied it before,
+        it stays c, and u of ``u + w (c - u) = g`` is the answer to the second.
+        """
         step, evaluations, family = turn.step, turn.evaluations, arguments.family
         self._turn = None
         if step is None:
@@ -178,12 +180,15 @@ class Run:
         evaluations.prepare(self.rule.needs(step))
         guided = self._guided(family, step)
         self.report.add(turn.tick, step, self.rule.active_names(step), evaluations.spent)
+        if family.copies and step.guidance_scale is not None:
+            cond = self._signed(family, step.evaluate(COND))
+            return evaluations.answer(cond + (cond - guided) / (step.guidance_scale - 1))
         return evaluations.answer(guided, into=turn.answer)
 
     def _step(self, tick: Tick, model: nn.Module, evaluations: Evaluations) -> Step:
         target, family = self._target, self._target.denoisers[model]
         axis, x = family.channels, evaluations.sample
-        kind = prediction_type(target.scheduler)
+        kind = family.predicts or prediction_type(target.scheduler)
         if kind not in PREDICTION_TYPES:
             raise ValueError(
                 f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, found {kind!r}"
@@ -193,7 +198,8 @@ class Run:
 
         def evaluate(branch: Branch) -> Tensor:
             output = evaluations.output(branch)
-            shared = output.narrow(axis, 0, min(output.shape[axis], x.shape[axis]))
+            size = family.guided or min(output.shape[axis], x.shape[axis])
+            shared = output.narrow(axis, 0, size)
             return self._signed(family, shared.float() if family.float32 else shared)
 
         return Step(
@@ -205,6 +211,7 @@ class Run:
             x=x,
             channels=axis,
             prediction_type=kind,
+            scheduler=type(scheduler).__name__,
             evaluator=evaluate,
             next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
             guidance_scale=target.scale(model),

@@ -47,14 +47,22 @@ class ScaledDirection(Direction):
         return step.evaluate(COND) if _is_neutral(scale) else self.combine(step, scale)
 
     def _scale_at(self, step: Step) -> float:
-        name = type(self).__name__
-        scale = step.guidance_scale if self.scale is None else self.scale
-        if scale is None:
-            raise ValueError(
-                f"{name}: no scale given and no pipeline to read guidance_scale from; "
-                f"write {name}(6.0)"
-            )
-        return scale_at(scale, step.fraction, name)
+        return guidance_scale(type(self).__name__, self.scale, step)
+
+
+def guidance_scale(name: str, scale: Scale | None, step: Step) -> float:
+    """``w`` at a step: the method's own, or the pipeline's where that is None.
+
+    Raises:
+        ValueError: neither is given.
+    """
+    scale = step.guidance_scale if scale is None else scale
+    if scale is None:
+        raise ValueError(
+            f"{name}: no scale given and no pipeline to read guidance_scale from; give it one, "
+            f"{name}(scale=6.0) say"
+        )
+    return scale_at(scale, step.fraction, name)
 
 
 def _is_neutral(scale: float) -> bool:

@@ -7,6 +7,7 @@ import difflib
 import inspect
 from typing import Any
 
+from guidance.core.perturb import PerturbedDirection
 from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import Schedule
@@ -39,7 +40,7 @@ def parse_rule(text: str) -> Rule:
 
 def known_rules() -> dict[str, type[Rule]]:
     """Methods that a text may name."""
-    abstract = (Chain, Conditioning, Correction, Direction, ScaledDirection)
+    abstract = (Chain, Conditioning, Correction, Direction, PerturbedDirection, ScaledDirection)
     return {name: cls for name, cls in Rule.known.items() if cls not in abstract}
 
 

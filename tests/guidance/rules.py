@@ -9,15 +9,23 @@ import torch
 
 from guidance import (
     APG,
+    CADS,
     CFG,
     COND,
+    PAG,
+    SEG,
     UNCOND,
+    AdaptiveGuidance,
+    AutoGuidance,
     CFGPlusPlus,
     CFGZeroStar,
     Direction,
     DynamicThreshold,
+    PerpNeg,
     Rescale,
     Rule,
+    SkipLayers,
+    SoftPAG,
     Step,
 )
 from guidance.core.prediction import Branch
@@ -88,6 +96,8 @@ class Example:
         return repr(self.rule)
 
 
+TEXT = ("sd", "sdxl", "sd3")
+
 EXAMPLES = (
     Example(CFG(4.0), CFG(1.0)),
     Example(CFG(4.0) + Rescale(0.7), Rescale(0.0)),
@@ -96,4 +106,18 @@ EXAMPLES = (
     Example(CFGZeroStar(4.0), CFGZeroStar(1.0), ("sd3",)),
     Example(CFGPlusPlus(0.6), None),
     Example(CFG(4.0) + DynamicThreshold(0.9, floor=0.5), DynamicThreshold(floor=1e6)),
+    Example(PerpNeg("grey", 2.0, 4.0), PerpNeg("grey", 0, 1.0), TEXT),
+    Example(PerpNeg(7, 2.0, 4.0), PerpNeg(7, 0, 1.0), ("dit",)),
+    Example(SoftPAG(3.0, strength=0.5), SoftPAG(0.0)),
+    Example(CFG(4.0) + PAG(3.0), PAG(0.0)),
+    Example(SEG(3.0), SEG(0.0)),
+    Example(SkipLayers(2.8), SkipLayers(0.0)),
+    Example(AutoGuidance(2.0, ("mid",)), AutoGuidance(1.0, ("mid",)), ("sd", "sdxl")),
+    Example(
+        CFG(4.0) + AutoGuidance(2.0, ("transformer_blocks.1",)),
+        AutoGuidance(1.0, ("transformer_blocks.1",)),
+        ("sd3", "dit"),
+    ),
+    Example(AdaptiveGuidance(4.0, -1.0, min_steps=2), AdaptiveGuidance(1.0)),
+    Example(CFG(4.0) + CADS(), CADS(1.0, 1.0), TEXT),
 )
