@@ -175,7 +175,7 @@ def test_scale_follows_a_schedule_and_one_skips_the_uncond_rows(sd: Any) -> None
 
 def test_needs_a_scale_outside_pipelines() -> None:
     for rule in (APG(), CFG()):
-        with pytest.raises(ValueError, match=f"no scale given.*write {type(rule).__name__}"):
+        with pytest.raises(ValueError, match=f"no scale given.*{type(rule).__name__}"):
             rule.predict(step({}))
 
 

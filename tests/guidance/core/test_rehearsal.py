@@ -64,7 +64,7 @@ def test_class_labels_are_prompts_too(dit: Any) -> None:
 def test_one_text_serves_every_prompt(sd: Any) -> None:
     with guide(sd, Instead("a hat")):
         close(tiny.sample(sd, batch=2), tiny.sample(sd, 1.0, batch=2, prompt=["a hat"] * 2))
-        call = {"negative_prompt": tiny.NEGATIVE, "prompt": "a hat"}
+        call: dict[str, Any] = {"negative_prompt": tiny.NEGATIVE, "prompt": "a hat"}
         close(tiny.sample(sd, **call | {"prompt": "red fox"}), tiny.sample(sd, 1.0, **call))
 
 
@@ -72,7 +72,7 @@ def test_the_main_prompt_may_be_given_as_embeddings(sdxl: Any) -> None:
     names = ("prompt_embeds", "negative_prompt_embeds")
     pooled = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     embeds = dict(zip((*names, *pooled), sdxl.encode_prompt("red fox"), strict=True))
-    call = {"prompt": None, "negative_prompt": None}
+    call: dict[str, Any] = {"prompt": None, "negative_prompt": None}
     expected = tiny.sample(sdxl, 1.0, prompt=["a hat"])
     with guide(sdxl, Instead("a hat")):
         close(tiny.sample(sdxl, **call | embeds), expected)
