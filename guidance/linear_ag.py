@@ -13,8 +13,8 @@ the truth. Works in the model's own space.
 
 Deviations: all earlier calls are regressors, where the paper's window is not known to us; a small
 ridge, because predictions of neighbouring calls are almost collinear. A fit holds for one model,
-sampler, number of calls, scale and size of image, and for the negative prompt it was made with. All
-but the last are checked, the sampler by its timesteps.
+scheduler, number of calls, scale and size of image, and for the negative prompt it was made with.
+All but the last are checked.
 """
 
 from __future__ import annotations
