@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -14,11 +13,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from apps.bench.cli import app as bench
+from apps.claims.cli import app as claims
 from apps.errors import OneLineErrors, SayWarnings, one_line_errors
+from apps.quiet import quiet
 from apps.schedulers import DIFFUSION
 from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.add_typer(bench, name="bench")
+app.add_typer(claims, name="claims")
 
 
 @app.callback(invoke_without_command=True)
@@ -107,7 +111,7 @@ def sample(
         with _progress_bar() as bar:
             task = bar.add_task("loading", total=len(prompts) * num_images)
             if not verbose:
-                _quiet()
+                quiet()
             from apps.sample import sample as make  # loads torch and diffusers: not for --help
 
             result = make(
@@ -117,6 +121,32 @@ def sample(
             print(json.dumps(result.report, ensure_ascii=False))
         else:
             print(f"{len(result.pictures)} pictures in {settings.out}, see {result.sheet}")
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
+    ] = DEFAULT_MODEL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
+    ] = False,
+) -> None:
+    """List the layers and heads of a model that rules can name, and their defaults.
+
+    Example, for a model of your own:
+
+        [bold]diffusteer inspect --model path/to/pipeline[/bold]
+    """
+    with one_line_errors(verbose, "stopped"):
+        if not verbose:
+            quiet()
+        from apps.pipelines import load_pipeline
+        from guidance import inspect as look_at
+
+        found = look_at(load_pipeline(model, device="cpu"))
+        print(json.dumps(found.to_dict()) if as_json else found)
 
 
 def _new_folder() -> Path:
@@ -136,19 +166,6 @@ def _progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
-
-
-def _quiet() -> None:
-    """Keep messages and bars of the libraries below out of the terminal."""
-    warnings.simplefilter("ignore")
-    from transformers.utils import logging as of_transformers
-
-    of_transformers.set_verbosity_error()
-    of_transformers.disable_progress_bar()
-    from diffusers.utils import logging as of_diffusers
-
-    of_diffusers.set_verbosity_error()
-    of_diffusers.disable_progress_bar()
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.guiders import AdaptiveProjectedMixGuidance
+from diffusers.guiders import AdaptiveProjectedMixGuidance, ClassifierFreeGuidance
 
 from tests import tiny_text
 from tests.tiny import NEGATIVE, PROMPT, SIZE, WIDTH, _quiet, _vae, scheduler
@@ -22,9 +22,9 @@ PROMPTS = (PROMPT, "blue owl", "a hat", "old map")
 PIXELS = 16
 
 
-def second(text: dict[str, Any]) -> dict[str, Any]:
-    """The same parts under the names of a second text encoder."""
-    return {f"{name}_2": part for name, part in text.items()}
+def second(text: dict[str, Any], number: int = 2) -> dict[str, Any]:
+    """The same parts under the names of a second text encoder, or of one with a higher number."""
+    return {f"{name}_{number}": part for name, part in text.items()}
 
 
 def awaken(model: torch.nn.Module) -> None:
@@ -226,7 +226,19 @@ def qwen() -> Any:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(8, 4, 4),
     )
-    vae = diffusers.AutoencoderKLQwenImage(
+    pipe = diffusers.QwenImagePipeline(
+        **tiny_text.qwen_vl(),
+        transformer=transformer,
+        vae=qwen_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+    pipe.prompt_template_encode_start_idx = pipe.prompt_template_encode.index("{}")
+    return pipe
+
+
+def qwen_vae() -> Any:
+    """Autoencoder of Qwen-Image and Krea 2."""
+    return diffusers.AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=4,
         dim_mult=[1, 1],
@@ -235,14 +247,6 @@ def qwen() -> Any:
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
-    pipe = diffusers.QwenImagePipeline(
-        **tiny_text.qwen_vl(),
-        transformer=transformer,
-        vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-    )
-    pipe.prompt_template_encode_start_idx = pipe.prompt_template_encode.index("{}")
-    return pipe
 
 
 def sana() -> Any:
@@ -362,6 +366,11 @@ def z_image() -> Any:
 
 def wan(**pipeline: Any) -> Any:
     """Wan layout; keyword arguments go to the pipeline."""
+    return diffusers.WanPipeline(**{"transformer": wan_transformer()} | pipeline, **wan_parts())
+
+
+def wan_parts() -> dict[str, Any]:
+    """What the pipelines of Wan and its kin need beside the denoiser."""
     vae = diffusers.AutoencoderKLWan(
         base_dim=4,
         z_dim=4,
@@ -370,17 +379,13 @@ def wan(**pipeline: Any) -> Any:
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
-    return diffusers.WanPipeline(
-        **tiny_text.t5("UMT5"),
-        **{"transformer": wan_transformer()} | pipeline,
-        vae=vae,
-        scheduler=scheduler(
-            "UniPCMultistepScheduler",
-            prediction_type="flow_prediction",
-            use_flow_sigmas=True,
-            flow_shift=3.0,
-        ),
+    sampler = scheduler(
+        "UniPCMultistepScheduler",
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=3.0,
     )
+    return {**tiny_text.t5("UMT5"), "vae": vae, "scheduler": sampler}
 
 
 def wan_transformer() -> Any:
@@ -726,6 +731,108 @@ def hunyuan_image() -> Any:
     return pipe
 
 
+def krea2() -> Any:
+    """Krea 2 layout: hidden states of several layers as text, two calls, off at 0."""
+    transformer = diffusers.Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=WIDTH,
+        timestep_embed_dim=8,
+        text_hidden_dim=WIDTH,
+        num_text_layers=3,
+        text_num_attention_heads=4,
+        text_num_key_value_heads=2,
+        text_intermediate_size=WIDTH,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 2, 2),
+    )
+    pipe = diffusers.Krea2Pipeline(
+        **tiny_text.qwen_vl(),
+        transformer=transformer,
+        vae=qwen_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        text_encoder_select_layers=(0, 1, 2),
+    )
+    pipe.prompt_template_encode_start_idx = len(pipe.prompt_template_encode_prefix)
+    return pipe
+
+
+def hidream() -> Any:
+    """HiDream layout: four text encoders, one of them by layer, negated velocity."""
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_channels=[WIDTH, WIDTH],
+        text_emb_dim=2 * WIDTH,
+        num_routed_experts=4,
+        num_activated_experts=2,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(SIZE, SIZE),
+        llama_layers=(0, 1),
+    )
+    pooled = tiny_text.clip(77, "CLIPTextModelWithProjection")
+    pipe = diffusers.HiDreamImagePipeline(
+        **pooled,
+        **second(pooled, 2),
+        **second(tiny_text.t5(), 3),
+        **second(tiny_text.language("Llama", "ForCausalLM"), 4),
+        transformer=transformer,
+        vae=deep_vae(4),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    pipe.default_sample_size = 4  # pictures are resized to that many latents
+    return pipe
+
+
+def stable_cascade() -> Any:
+    """Stable Cascade's prior: a UNet named prior, times from 1 to 0."""
+    return diffusers.StableCascadePriorPipeline(
+        **tiny_text.clip(77, "CLIPTextModelWithProjection"),
+        prior=diffusers.StableCascadeUNet(
+            conditioning_dim=WIDTH,
+            block_out_channels=(16, 16),
+            num_attention_heads=(2, 2),
+            down_num_layers_per_block=(1, 1),
+            up_num_layers_per_block=(1, 1),
+            switch_level=(False,),
+            clip_image_in_channels=16,
+            clip_text_in_channels=WIDTH,
+            clip_text_pooled_in_channels=WIDTH,
+        ),
+        scheduler=diffusers.DDPMWuerstchenScheduler(),
+    )
+
+
+def motif() -> Any:
+    """Motif-Video layout: a guider component combines copies of the predictions."""
+    transformer = diffusers.MotifVideoTransformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        patch_size=1,
+        patch_size_t=1,
+        text_embed_dim=WIDTH,
+        rope_axes_dim=(8, 4, 4),
+    )
+    return diffusers.MotifVideoPipeline(
+        **wan_parts(),
+        transformer=transformer,
+        guider=ClassifierFreeGuidance(),
+    )
+
+
 def sizes(pixels: int, **settings: Any) -> dict[str, Any]:
     """Call settings of a square picture with short prompts."""
     return {"height": pixels, "width": pixels, "max_sequence_length": tiny_text.LENGTH} | settings
@@ -762,6 +869,9 @@ FAMILIES = {
     "lumina2": Family(lumina2, settings=sizes(64, system_prompt="", max_sequence_length=32)),
     "aura": Family(aura, settings=sizes(PIXELS)),
     "z_image": Family(z_image, off=0.0, settings=sizes(PIXELS)),
+    "krea2": Family(krea2, off=0.0, settings=sizes(PIXELS)),
+    "hidream": Family(hidream, settings=sizes(32)),
+    "stable_cascade": Family(stable_cascade, settings={"height": 128, "width": 128}),
     "hunyuan_dit": Family(
         hunyuan_dit, settings={"height": 64, "width": 64, "use_resolution_binning": False}
     ),
@@ -772,6 +882,7 @@ FAMILIES = {
     "hunyuan_image": Family(hunyuan_image, "guider", settings={"height": PIXELS, "width": PIXELS}),
     "wan": Family(wan, settings=sizes(32, num_frames=5)),
     "wan22": Family(wan22, settings=sizes(32, num_frames=5)),
+    "motif": Family(motif, "guider", settings=sizes(32, num_frames=5)),
     "cogvideox": Family(cogvideox, settings=sizes(32, num_frames=5)),
     "ltx": Family(ltx, settings=sizes(64, num_frames=9)),
     "mochi": Family(mochi, settings=sizes(32, num_frames=7)),

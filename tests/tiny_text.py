@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import WIDTH, _text_config
 from tests.tiny import tokenizer as clip_tokenizer
@@ -45,11 +45,11 @@ def tokenizer(template: str, length: int = 512, side: str = "right") -> PreTrain
 VOCABULARY = len(tokenizer("$A"))
 
 
-def clip(length: int = LENGTH) -> dict[str, Any]:
+def clip(length: int = LENGTH, kind: str = "CLIPTextModel") -> dict[str, Any]:
     """CLIP tokenizer and text model for prompts of up to `length` tokens."""
     words = clip_tokenizer()
     config = _text_config(words, max_position_embeddings=length)
-    return {"tokenizer": words, "text_encoder": CLIPTextModel(config)}
+    return {"tokenizer": words, "text_encoder": getattr(transformers, kind)(config)}
 
 
 def t5(kind: str = "T5") -> dict[str, Any]:

@@ -54,8 +54,7 @@ def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, 
         signal = scheduler._alpha_cumprod(torch.tensor(timestep), torch.device("cpu"))
         return level_of_signal(float(signal))
     if prediction_type(scheduler) == "flow_prediction":
-        sigma = _flow_sigma(scheduler, position)
-        return (sigma, 1 - sigma) if scheduler.config.get("invert_sigmas") else (1 - sigma, sigma)
+        return level_of_flow(scheduler, position)
     if not hasattr(scheduler, "alphas_cumprod"):
         # EDM's preconditioned input is the variance preserving one where the data has unit spread.
         unit_data = scheduler.config.get("sigma_data") == 1
@@ -63,6 +62,12 @@ def noise_level(scheduler: Any, timestep: float, position: int) -> tuple[float, 
     if hasattr(scheduler, "sigmas"):
         return level_of_noise(_model_input_sigma(scheduler, position))
     return level_of_signal(float(scheduler.alphas_cumprod[round(timestep)]))
+
+
+def level_of_flow(scheduler: Any, position: int) -> tuple[float, float]:
+    """Alpha and sigma of a flow matching scheduler, whose sigmas may count from the data."""
+    sigma = _flow_sigma(scheduler, position)
+    return (sigma, 1 - sigma) if scheduler.config.get("invert_sigmas") else (1 - sigma, sigma)
 
 
 def level_of_noise(noise: float) -> tuple[float, float]:

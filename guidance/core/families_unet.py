@@ -14,6 +14,11 @@ def _kandinsky3(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Ten
     return w * cond - (w - 1) * uncond
 
 
+def _interpolated(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
+    """Guidance as Stable Cascade rounds it."""
+    return torch.lerp(uncond, cond, w)
+
+
 def _rising(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:
     """The scale rises to w from the first frame to the last."""
     frames = cond.shape[1]
@@ -98,6 +103,7 @@ UNETS = (
         rows=("sample", "timestep_ratio", "clip_text_pooled", "clip_text", "clip_img", "effnet"),
         order=(COND, UNCOND),
         text=("clip_text", "clip_text_pooled"),
+        native=_interpolated,
     ),
     Family(
         "UNet3DConditionModel",

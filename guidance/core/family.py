@@ -41,7 +41,7 @@ def per_mille_of_signal(time: float) -> float:
 
 
 def share_of_angle(time: float) -> float:
-    """The model is given sigma, the scheduler's timesteps are the angles ``atan(sigma / alpha)``."""
+    """The model is given sigma, the scheduler's timesteps are angles ``atan(sigma / alpha)``."""
     return atan2(time, 1 - time)
 
 

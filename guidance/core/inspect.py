@@ -12,7 +12,7 @@ from guidance.core.family import Family, family_of
 from guidance.core.heads import layers_of, resolve_blocks, resolve_layers
 from guidance.core.target import network
 
-_ATTRIBUTES = ("transformer", "unet")
+_ATTRIBUTES = ("transformer", "unet", "prior", "decoder")
 
 
 @dataclass(frozen=True)

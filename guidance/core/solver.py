@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from guidance.core.clock import level_of_noise, level_of_signal
+from guidance.core.clock import level_of_flow, level_of_noise, level_of_signal
 
-_FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
 
 _REFUSED_SETTINGS = {
     "clip_sample": "it clips x0",
     "thresholding": "it clips x0",
     "stochastic_sampling": "it adds noise",
-    "invert_sigmas": "its noise rises",
 }
 
 
@@ -35,10 +34,10 @@ def next_noise_level(
         ValueError: the scheduler is not a deterministic first order solver, or set up unlike one.
     """
     name = type(scheduler).__name__
-    if name not in _FIRST_ORDER:
+    if name not in FIRST_ORDER:
         raise ValueError(
             f"the rule needs a deterministic first order scheduler, found {name}: expected one of "
-            f"{', '.join(_FIRST_ORDER)}; set it as pipe.scheduler"
+            f"{', '.join(FIRST_ORDER)}; set it as pipe.scheduler"
         )
     for setting, reason in _REFUSED_SETTINGS.items():
         if scheduler.config.get(setting):
@@ -46,9 +45,10 @@ def next_noise_level(
                 f"the rule needs the plain update of {name}, found {setting}=True: {reason}; set "
                 f"pipe.scheduler = {name}.from_config(pipe.scheduler.config, {setting}=False)"
             )
+    if name.startswith("Flow"):
+        return level_of_flow(scheduler, position + 1)
     if name != "DDIMScheduler":
-        noise = float(scheduler.sigmas[position + 1])
-        return (1 - noise, noise) if name.startswith("Flow") else level_of_noise(noise)
+        return level_of_noise(float(scheduler.sigmas[position + 1]))
     if eta:
         raise ValueError(f"the rule needs {name} without added noise, found eta={eta:g}; set eta=0")
     # DDIM goes a fixed stride down, which need not be the next of its timesteps.

@@ -113,7 +113,7 @@ class Target:
         return self.call.get(name) if value is None else value
 
     def scale(self, model: nn.Module) -> float | None:
-        """Guidance scale ``w`` of the running call; the second of two denoisers may have its own."""
+        """Guidance scale ``w`` of the running call; a second denoiser may have one of its own."""
         if self.without_guidance():
             return 1.0
         family = self.denoisers[model]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.guiders import AdaptiveProjectedMixGuidance, SkipLayerGuidance
 
 from guidance import CFG, COND, UNCOND, CFGZeroStar, Direction, Rule, Step, guide, prompt
 from guidance.core.family import family_of
@@ -170,6 +171,35 @@ def test_a_guider_component_leaves_our_prediction_alone() -> None:
     assert not torch.allclose(cond, plain, atol=1e-3)
     with guide(pipe, Away("", 1.0)):
         close(sample("hunyuan_image", pipe), cond)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_a_copy_of_the_first_prediction_is_made_up_for(original: bool) -> None:
+    pipe = FAMILIES["motif"]()
+    pipe.guider.use_original_formulation = original
+    native = sample("motif", pipe)
+    with guide(pipe, CFG()) as run:
+        close(sample("motif", pipe), native)
+    assert {record.scale for record in run.report.steps} == {3.0 + original}
+    with guide(pipe, CFG(1.0)) as run:
+        cond = sample("motif", pipe)
+    assert run.report.nfe == STEPS
+    close(cond, sample("motif", pipe, scale=1.0 - original))
+    with guide(pipe, CFG(2.0)):
+        guided = sample("motif", pipe)
+    close(guided, sample("motif", pipe, scale=2.0 - original))
+    assert not torch.allclose(cond, guided, atol=1e-3)
+
+
+def test_a_guider_that_would_change_the_guided_prediction_is_refused() -> None:
+    pipe = FAMILIES["motif"]()
+    for guider in (AdaptiveProjectedMixGuidance(), SkipLayerGuidance(skip_layer_guidance_layers=0)):
+        pipe.guider = guider
+        with (
+            pytest.raises(ValueError, match="cannot be guided with its guider"),
+            guide(pipe, CFG()),
+        ):
+            pass
 
 
 def test_a_zero_prediction_survives_renormalisation() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import atan, sqrt
 from typing import Any
 
 import diffusers
@@ -69,6 +69,28 @@ def test_closed_forms() -> None:
     flow = build("FlowMatchEulerDiscreteScheduler")
     t = flow.timesteps[3].item()
     assert noise_level(flow, t, 3) == pytest.approx((1 - t / 1000, t / 1000))
+
+
+def test_flows_in_other_units() -> None:
+    """Cosmos' scheduler holds noise over signal, Sana-Sprint's its angle."""
+    cosmos: Any = diffusers.FlowMatchEulerDiscreteScheduler()
+    cosmos.set_timesteps(sigmas=[80.0, 3.0, 0.25])
+    assert noise_level(cosmos, 3000.0, 1) == pytest.approx((0.25, 0.75))
+    assert noise_level(cosmos, 250.0, 2) == pytest.approx((0.8, 0.2))
+    sprint: Any = diffusers.SCMScheduler()
+    sprint.set_timesteps(2, max_timesteps=atan(3.0), intermediate_timesteps=atan(0.25))
+    assert prediction_type(sprint) == "flow_prediction"
+    assert noise_level(sprint, atan(3.0), 0) == pytest.approx((0.25, 0.75))
+    assert noise_level(sprint, atan(0.25), 1) == pytest.approx((0.8, 0.2))
+
+
+def test_continuous_cosine_schedule() -> None:
+    scheduler: Any = diffusers.DDPMWuerstchenScheduler()
+    x0, eps = torch.randn(2, 1, 4, 8, 8)
+    for t in (0.9, 0.5, 0.1):
+        alpha, sigma = noise_level(scheduler, t, 0)
+        noisy = scheduler.add_noise(x0, eps, torch.tensor([t]))
+        torch.testing.assert_close(alpha * x0 + sigma * eps, noisy)
 
 
 @pytest.mark.parametrize("name", ["KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])

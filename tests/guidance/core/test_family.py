@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from guidance import CFG, COND, UNCOND, Family, guide, register_family
+from guidance.core.family import Arguments, per_mille, reversed_per_mille
 from tests import tiny
 from tests.guidance.rules import spy
 from tests.tiny import close
@@ -56,6 +57,38 @@ def test_control_residuals_and_inpainting_channels_are_trimmed() -> None:
     step = rule.steps[0]
     noise = (rows[1:, :4] - step.alpha * step.x0(plain[1:])) / step.sigma
     torch.testing.assert_close(noise, plain[1:])
+
+
+def test_rows_of_each_kind_are_taken_and_joined_alike() -> None:
+    family = Family("M", rows=("hidden_states", "layers[:]", "shapes[]", "extra.mask", "levels"))
+    values: dict[str, Any] = {
+        "hidden_states": torch.randn(2, 4, 8),
+        "layers": torch.randn(3, 2, 5),
+        "shapes": ["a", "b"],
+        "extra": {"mask": torch.randn(2, 6), "kept": 1},
+        "levels": [torch.randn(2, 5), torch.randn(2, 7)],
+        "ids": torch.arange(3),
+    }
+    whole = Arguments(family, values, ())
+    first, last = whole.take(slice(0, 1)), whole.take([1])
+    assert first.values["layers"].shape == (3, 1, 5)
+    assert last.values["shapes"] == ["b"]
+    assert last.values["extra"]["kept"] == 1
+    joined = first.join([last])
+    assert joined is not None
+    for name in ("hidden_states", "layers", "ids"):
+        assert torch.equal(joined.values[name], values[name])
+    assert joined.values["shapes"] == ["a", "b"]
+    assert torch.equal(joined.values["extra"]["mask"], values["extra"]["mask"])
+    assert all(map(torch.equal, joined.values["levels"], values["levels"]))
+
+
+def test_time_is_that_of_the_noisiest_frame() -> None:
+    times = torch.tensor([[0.0, 0.3, 0.3]])
+    upwards = Family("M", time=per_mille)
+    assert Arguments(upwards, {"timestep": times}, ()).time == pytest.approx(300)
+    downwards = Family("M", time=reversed_per_mille)
+    assert Arguments(downwards, {"timestep": 1 - times}, ()).time == pytest.approx(300)
 
 
 def test_wrong_number_of_rows_is_named(sd: Any) -> None:

@@ -109,7 +109,6 @@ def test_other_solvers_are_named(name: str) -> None:
         ("DDIMScheduler", {"clip_sample": True}),
         ("DDIMScheduler", {"thresholding": True, "clip_sample": False}),
         ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
-        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
     ],
 )
 def test_settings_that_change_the_update_are_named(name: str, settings: dict[str, Any]) -> None:

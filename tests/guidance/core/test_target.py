@@ -34,6 +34,14 @@ def test_skip_guidance_layers_is_refused_before_any_work(sd3: Any) -> None:
     assert rows.seen == []
 
 
+class Upsampler(diffusers.DiffusionPipeline):
+    """A pipeline whose network denoises nothing."""
+
+    def __init__(self, upsampler: torch.nn.Module) -> None:
+        super().__init__()
+        self.register_modules(upsampler=upsampler)
+
+
 def test_unsupported_pipelines_are_refused(sd: Any) -> None:
     for kind, reason in (("PAG", "without PAG"), ("InstructPix2Pix", "three rows")):
         other = tiny.relative(f"StableDiffusion{kind}Pipeline", sd)
@@ -42,6 +50,8 @@ def test_unsupported_pipelines_are_refused(sd: Any) -> None:
     stranger = diffusers.DDPMPipeline(torch.nn.Identity(), diffusers.DDPMScheduler())
     with pytest.raises(ValueError, match="Identity is no denoiser that guide knows"):
         guide(stranger, CFG(5.0))
+    with pytest.raises(ValueError, match="no denoiser: none of its parts is called transformer"):
+        guide(Upsampler(torch.nn.Identity()), CFG(5.0))
     modular: Any = diffusers.StableDiffusionXLAutoBlocks()
     with pytest.raises(ValueError, match="own guider components"):
         guide(modular.init_pipeline(), CFG(5.0))

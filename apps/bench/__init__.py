@@ -1,0 +1,1 @@
+"""Benchmarks: what the toolkit costs beside what pipelines do themselves."""
