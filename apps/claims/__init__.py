@@ -1,0 +1,1 @@
+"""Claims of the methods, measured on the shipped models against known truth."""

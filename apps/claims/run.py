@@ -1,0 +1,90 @@
+"""One measurement of claims from start to files: cells, results, plots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from apps.claims.cells import Cell
+from apps.claims.figures import draw_figures
+from apps.claims.grids import draw_grid
+from apps.claims.measure import Bench, versions
+from apps.claims.results import machine, write_results
+from apps.claims.settings import ClaimsSettings
+from apps.claims.store import Store
+from apps.claims.summary import INTERVALS, Summary
+from apps.pipelines import pick_device
+from apps.sample import check_writable
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the cell in work, the pictures made so far, and those to be made in all."""
+
+
+def chosen(cells: Sequence[Cell], only: str | None) -> list[Cell]:
+    """The cells whose names match a pattern, all without one.
+
+    Raises:
+        ValueError: the pattern is no regular expression or matches nothing.
+    """
+    try:
+        found = [cell for cell in cells if only is None or re.search(only, cell.name)]
+    except re.error as error:
+        raise ValueError(f"only must be a regular expression, found {only!r} ({error})") from error
+    if not found:
+        names = ", ".join(cell.name for cell in cells)
+        raise ValueError(f"only={only!r} matches no cell; expected a part of one of {names}")
+    return found
+
+
+def measure_claims(
+    cells: Sequence[Cell],
+    settings: ClaimsSettings,
+    on_progress: OnProgress,
+    pictured: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Measure the cells that are not finished, write the files of all that are, return the rows.
+
+    Args:
+        cells: all that there are; baselines come before what is compared with them.
+        settings: which of them to measure, how and where.
+        on_progress: see ``OnProgress``.
+        pictured: names of cells whose pictures are shown side by side.
+
+    Raises:
+        ValueError: a setting that cannot be carried out, or a library that is not installed.
+    """
+    wanted = chosen(cells, settings.only)
+    if any(cell.baseline for cell in wanted) and find_spec("torchmetrics") is None:
+        raise ValueError(
+            "comparing with a baseline needs torchmetrics: pip install diffusteer[eval]"
+        )
+    check_writable(settings.out)
+    check_writable(settings.work)
+    bench = Bench(Store(settings.work), settings.images, settings.seed)
+    open_cells = [cell for cell in wanted if bench.find(cell) is None]
+    total = settings.images * len(open_cells)
+    for number, cell in enumerate(open_cells):
+        before = number * settings.images
+        bench.measure(cell, partial(_shown, on_progress, cell.name, before, total))
+    rows = Summary(bench).rows(cells)
+    about = {
+        "command": f"diffusteer claims guidance --images {settings.images} --seed {settings.seed}",
+        "seed": settings.seed,
+        "images": settings.images,
+        "versions": versions(),
+        "machine": machine(pick_device("auto").type),
+        "intervals": INTERVALS,
+    }
+    write_results(settings.out / "claims-guidance.json", about, rows)
+    draw_figures(rows, settings.out)
+    by_name = {cell.name: cell for cell in cells}
+    shown = [by_name[name] for name in pictured]
+    draw_grid(bench, shown, settings.out / "claims-softpag.png")
+    return rows
+
+
+def _shown(on_progress: OnProgress, name: str, before: int, total: int, done: int) -> None:
+    on_progress(name, before + done, total)
