@@ -1,0 +1,60 @@
+"""The documentation names what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from apps.gallery import PICTURES
+from guidance import METHODS, Rule, guide
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+GUIDANCE = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_has_an_entry_and_a_row(method: object) -> None:
+    name, arxiv = method.name, method.arxiv  # type: ignore[attr-defined]
+    assert re.search(rf"^## .*`{name}`$", GUIDANCE, re.MULTILINE)
+    assert f"[{arxiv}](https://arxiv.org/abs/{arxiv})" in GUIDANCE
+    assert f"| `{name}` |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_picture_is_drawn_by_the_gallery_and_shown() -> None:
+    shown = set(re.findall(r"\(pictures/(\w+)\.png\)", GUIDANCE))
+    assert shown == {picture.name for picture in PICTURES}
+    for name in shown:
+        with Image.open(ROOT / "docs" / "pictures" / f"{name}.png") as picture:
+            assert min(picture.size) > 64
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "docs" / "guidance.md", ROOT / "CONTRIBUTING.md"):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guidance.md"])
+def test_code_blocks_are_python(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(block, page, "exec")
+
+
+def test_the_rule_of_the_documentation_runs(sd: Any) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDANCE, re.DOTALL)
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(block, names)
+    try:
+        with guide(sd, names["Towards"]("a hat")) as run:
+            towards = tiny.sample(sd)
+    finally:
+        del Rule.known["Towards"]
+    assert run.report.nfe == 12
+    assert (towards - tiny.sample(sd, 4.0)).abs().max() > 1e-3
