@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,11 @@ class Report:
         return sum(record.evaluations for record in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON types; an infinite EDM sigma becomes None."""
+        """The report as JSON types; a noise level that is infinite or unknown becomes None."""
         steps = [asdict(record) | {"active": list(record.active)} for record in self.steps]
         for step in steps:
-            if step["edm_sigma"] == float("inf"):
-                step["edm_sigma"] = None
+            for name in ("sigma", "edm_sigma"):
+                step[name] = step[name] if isfinite(step[name]) else None
         about = {"rule": self.rule, "model": self.model, "touched": list(self.touched)}
         return {**about, "nfe": self.nfe, "steps": steps}
 

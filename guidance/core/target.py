@@ -120,9 +120,8 @@ class Target:
         value = self.setting(family.scale)
         if model is not next(iter(self.denoisers)):
             value = self.setting(f"{family.scale}_2") or value
-        if self.setting("guider.use_original_formulation"):
-            value += 1
-        return None if value is None else value + family.offset
+        shift = family.offset + bool(self.setting("guider.use_original_formulation"))
+        return None if value is None else value + shift
 
     def call_count(self) -> int | None:
         """Calls that the pipeline announced for its run, None where it announces nothing."""

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
+import torch
 
-from guidance import CFG, Report, Rescale, guide
+from guidance import APG, CFG, Report, Rescale, SoftPAG, guide
 from tests import tiny
 
 
@@ -39,6 +41,25 @@ def test_dict_is_json(report: Report) -> None:
     assert data["model"] == "StableDiffusionPipeline"
     assert data["rule"] == "CFG(scale=6.0).between(0.2, 0.6) + Rescale()"
     assert data["steps"][1]["active"] == ["CFG", "Rescale"]
+
+
+def test_dict_is_json_at_unknown_noise(sd: Any) -> None:
+    sd.scheduler = diffusers.IPNDMScheduler()
+    native = tiny.sample(sd)
+    with guide(sd, CFG(5.0)) as run:
+        assert torch.equal(tiny.sample(sd), native)
+    data = json.loads(json.dumps(run.report.to_dict(), allow_nan=False))
+    assert {(step["sigma"], step["edm_sigma"]) for step in data["steps"]} == {(None, None)}
+    with guide(sd, APG(5.0)), pytest.raises(ValueError, match="noise level of this scheduler"):
+        tiny.sample(sd)
+
+
+def test_dict_names_what_was_perturbed(sd: Any) -> None:
+    with guide(sd, CFG(5.0) + SoftPAG(2.0, "mid:1")) as run:
+        tiny.sample(sd)
+    (head,) = run.report.to_dict()["touched"]
+    assert head == "mid_block.attentions.0.transformer_blocks.0.attn1:1"
+    assert f"perturbed: {head}" in str(run.report)
 
 
 def test_dict_is_json_at_infinite_noise(sd3: Any) -> None:
