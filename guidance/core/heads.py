@@ -18,7 +18,6 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,6 +35,7 @@ REASONS = {
     "cross": "cross-attention: its keys are text, so that no image token has a key of its own",
     "linear": "linear attention, which has no attention map",
     "text": "attention among text tokens only",
+    "mixed": "attention whose keys are image and text tokens, while its queries are the image's",
 }
 
 _ABBREVIATIONS = {"mid": "mid_block"}
@@ -58,7 +58,7 @@ class Layer:
         module: the module.
         heads: number of heads.
         kind: ``"image"`` for self-attention over image tokens, ``"joint"`` with text tokens among
-            them; ``"cross"``, ``"linear"`` and ``"text"`` cannot be perturbed.
+            them; ``"cross"``, ``"linear"``, ``"text"`` and ``"mixed"`` cannot be perturbed.
         text_first: whether text tokens come before image tokens.
         patch: side of the square of the sample that a token stands for, 0 if unknown.
     """
@@ -92,9 +92,17 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
     if model not in _LAYERS:
         family = family_of(model)
         tokens = ("image",) if family is None else family.tokens
-        kind, patch = partial(_kind, joint="text" in tokens), _patch(model)
+        joint, patch = "text" in tokens, _patch(model)
+        mixed = type(model).__name__ == "StableCascadeUNet"
         _LAYERS[model] = tuple(
-            Layer(path, module, heads, kind(path, module), tokens[0] == "text", patch)
+            Layer(
+                path,
+                module,
+                heads,
+                "mixed" if mixed else _kind(path, module, joint),
+                tokens[0] == "text",
+                patch,
+            )
             for path, module in model.named_modules()
             if hasattr(module, "processor") and (heads := _head_count(module))
         )
