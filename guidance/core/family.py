@@ -205,7 +205,7 @@ class Arguments:
         time = self.values[self.family.timestep]
         if isinstance(time, list | tuple):
             time = time[0]
-        if not isinstance(time, Tensor):
+        if not isinstance(time, Tensor) or time.numel() == 1:
             return self.family.time(float(time))
         return max(self.family.time(float(end)) for end in torch.aminmax(time))
 

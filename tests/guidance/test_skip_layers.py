@@ -18,6 +18,8 @@ from tests import tiny, tiny_families
 from tests.guidance import bare
 from tests.tiny import close
 
+SKIPPABLE = [name for name in tiny_families.FAMILIES if name != "stable_cascade"]  # mixed keys
+
 
 def without(model: bare.Bare, path: str) -> Tensor:
     """The model with a block replaced by the identity in its own code, for all rows."""
@@ -72,7 +74,7 @@ def test_the_last_block_of_sd3_returns_no_text() -> None:
     assert torch.equal(skipped[1][0], plain[1][0])
 
 
-@pytest.mark.parametrize("family", list(tiny_families.FAMILIES))
+@pytest.mark.parametrize("family", SKIPPABLE)
 def test_every_block_of_every_family_can_be_skipped(family: str) -> None:
     tiny_family = tiny_families.FAMILIES[family]
     pipe = tiny_family()
@@ -114,7 +116,7 @@ def test_a_block_that_changes_the_shape_cannot_be_skipped() -> None:
         model.run(Skipped("transformer_blocks.1"))
 
 
-@pytest.mark.parametrize("family", list(tiny_families.FAMILIES))
+@pytest.mark.parametrize("family", SKIPPABLE)
 def test_image_and_text_of_equal_length_are_told_apart(family: str) -> None:
     pipe = tiny_families.FAMILIES[family]()
     model = getattr(pipe, "transformer", None) or pipe.unet

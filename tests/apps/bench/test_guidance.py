@@ -35,6 +35,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_files_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "peak_memory", lambda model, settings, batching: len(batching))
+    monkeypatch.setattr("sys.argv", ["/bin/diffusteer", "bench", "guidance", "--model", "tiny"])
     result = run("--model", "tiny", "--pairs", 3, "--steps", 2, "--out", tmp_path / "made" / "x")
     assert result.exit_code == 0, result.stderr
     rows = table(tmp_path / "made" / "x.csv")
@@ -49,7 +50,7 @@ def test_files_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (rows[1]["ours"], rows[1]["met"]) == ("0.0", "True")
     assert (rows[3]["ours"], rows[3]["ratio"]) == ("10", "2.0")
     about = json.loads((tmp_path / "made" / "x.json").read_text())
-    assert about["command"].startswith("diffusteer ")
+    assert about["command"] == "diffusteer bench guidance --model tiny"
     assert about["threads"] == torch.get_num_threads()
     assert {"torch", "diffusers"} < set(about["versions"])
     assert [row["case"] for row in about["rows"]] == [row["case"] for row in rows]
