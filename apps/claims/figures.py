@@ -22,11 +22,6 @@ LABELS = {
     "ssim": "SSIM to CFG(4), 20 steps",
 }
 
-SETS = {
-    "unsaid": "the negative states what the prompt leaves open",
-    "conflict": "the negative differs in the shape alone",
-}
-
 
 def draw_figures(rows: Sequence[Row], folder: Path) -> None:
     """Draw the plot of each claim that any row belongs to, ``claims-guidance-*.png``."""
@@ -57,7 +52,10 @@ def plot_settings(rows: Sequence[Row]) -> Figure:
         axis.set(xlabel=f"{LABELS[name]}: change from {base['measures'][name]['value']:.3g}")
         axis.grid(alpha=0.3)
     figure.axes[0].set_yticks(places, [_label(row) for row in shown], fontsize=8)
-    figure.suptitle(f"change from {_label(base)}; [evaluations per picture]", fontsize=10)
+    figure.suptitle(
+        f"change from {_label(base)}, prompt by prompt; in brackets: evaluations per picture",
+        fontsize=10,
+    )
     return figure
 
 
@@ -67,15 +65,13 @@ def _label(row: Row) -> str:
 
 
 def plot_negatives(rows: Sequence[Row]) -> Figure:
-    """Accuracy against leakage of the negative, for each set of prompts."""
-    shown = [row for row in rows if row["claim"] == "negatives"]
-    sets = list(dict.fromkeys(row["prompts"] for row in shown))
-    figure = Figure(figsize=(5.5 * len(sets), 4.4), layout="constrained")
-    for axis, prompts in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        mine = [row for row in shown if row["prompts"] == prompts]
-        draw_curves(axis, mine, lambda row: row["measures"]["leakage"], "accuracy")
-        axis.set(title=SETS[prompts], xlabel=LABELS["leakage"], ylabel=LABELS["accuracy"])
-    figure.axes[0].legend(fontsize=8)
+    """Accuracy against leakage, where the negative states what the prompt leaves open."""
+    shown = [row for row in rows if row["prompts"] == "unsaid" and row["claim"] == "negatives"]
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axis = figure.subplots()
+    draw_curves(axis, shown, lambda row: row["measures"]["leakage"], "accuracy")
+    axis.set(xlabel=LABELS["leakage"], ylabel=LABELS["accuracy"])
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -97,7 +93,7 @@ def _strength(row: Row) -> dict[str, float]:
 def plot_strengths(rows: Sequence[Row]) -> Figure:
     """Soft perturbed attention over its strength, one line per scale, one row per model."""
     claims = list(dict.fromkeys(r["claim"] for r in rows if r["claim"].startswith("soft-pag")))
-    figure = Figure(figsize=(12, 3.2 * len(claims)), layout="constrained")
+    figure = Figure(figsize=(13.5, 3.2 * len(claims)), layout="constrained")
     for line, claim in zip(figure.subplots(len(claims), 3, squeeze=False), claims, strict=True):
         mine = [row for row in rows if row["claim"] == claim]
         bases = [row for row in rows if row["cell"] == mine[-1]["baseline"]]
@@ -110,5 +106,5 @@ def plot_strengths(rows: Sequence[Row]) -> Figure:
             draw_curves(axis, softened, _strength, name, named=False)
             title = claim.replace("soft-pag", "emblem").replace("-prompted", ", with prompts")
             axis.set(title=title, xlabel="strength", ylabel=LABELS[name], xlim=(0, 1.05))
-        line[0].legend(fontsize=8)
+        line[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

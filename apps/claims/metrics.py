@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,8 @@ def similarity(images: Tensor, others: Tensor) -> Tensor:
     """SSIM of pictures (N, 3, H, W) in [-1, 1] with others, per picture (N,)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return structural_similarity_index_measure(images, others, data_range=2.0, reduction="none")
+    ssim: Any = structural_similarity_index_measure
+    return ssim(images, others, data_range=2.0, reduction="none")
 
 
 class Frechet:
