@@ -46,7 +46,7 @@ def perp_neg(
     uncond: Tensor,
     cond: Tensor,
     negatives: Tensor,
-    weights: Tensor,
+    weights: Tensor | Sequence[float] | Sequence[Sequence[float]],
     scale: float | Tensor,
 ) -> Tensor:
     """Guide towards cond and away from the part of the negatives that is orthogonal to it.
@@ -65,7 +65,7 @@ def perp_neg(
     axes = tuple(range(1, cond.ndim))
     u = wide(uncond)
     dp = wide(cond) - u
-    w = weights.to(u).view(len(negatives), -1, *[1] * len(axes))
+    w = torch.as_tensor(weights).to(u).view(len(negatives), -1, *[1] * len(axes))
     dn = (w * (wide(negatives) - u)).sum(0)
     size = dp.square().sum(axes, keepdim=True)
     # Relative, so that predictions of any size are treated alike.

@@ -32,8 +32,9 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def test_worked_example() -> None:
     u, p, n = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]], [[3.0, 4.0]]])
-    result = perp_neg(u, p, n[None], torch.tensor([0.5]), 2.0)
-    assert torch.equal(result, torch.tensor([[4.0, -4.0]]))
+    for weights in (torch.tensor([0.5]), [0.5], [[0.5]]):
+        result = perp_neg(u, p, n[None], weights, 2.0)
+        assert torch.equal(result, torch.tensor([[4.0, -4.0]]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
