@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from guidance import METHODS, Rule, guide
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDANCE = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
 
 
@@ -22,7 +24,7 @@ def test_every_method_has_an_entry_and_a_row(method: object) -> None:
     name, arxiv = method.name, method.arxiv  # type: ignore[attr-defined]
     assert re.search(rf"^## .*`{name}`$", GUIDANCE, re.MULTILINE)
     assert f"[{arxiv}](https://arxiv.org/abs/{arxiv})" in GUIDANCE
-    assert f"| `{name}` |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in README
 
 
 def test_every_picture_is_drawn_by_the_gallery_and_shown() -> None:
@@ -58,3 +60,23 @@ def test_the_rule_of_the_documentation_runs(sd: Any) -> None:
         del Rule.known["Towards"]
     assert run.report.nfe == 12
     assert (towards - tiny.sample(sd, 4.0)).abs().max() > 1e-3
+
+
+def test_the_table_of_claims_is_that_of_the_results() -> None:
+    """Evaluations, accuracy, FID and diversity of the README's cells, as they are in the file."""
+    cells = json.loads((ROOT / "assets/results/claims-guidance.json").read_text())["cells"]
+    found = set()
+    for cell in cells:
+        if cell["claim"] in ("settings", "savings"):
+            measures = cell["measures"]
+            shown = (
+                f"{round(cell['evaluations'], 1):g}",
+                f"{100 * measures['accuracy']['value']:.1f} %",
+                f"{measures['fid']['value']:.1f}",
+                f"{measures['diversity']['value']:.2f}",
+            )
+            found.add(" | ".join(shown))
+    text = README.split("## Measured on Emblem")[1]
+    rows = re.findall(r"^\| `.*?\| (\S+ \| \S+ % \| \S+ \| \S+) \|$", text, re.MULTILINE)
+    assert len(rows) == 14
+    assert set(rows) <= found

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidance.core.family import Arguments
+from guidance.core.arguments import Arguments
 from guidance.core.perturb import Call
 from guidance.core.prediction import COND, UNCOND, Branch, limited, perturbed, prompt, weak
 from guidance.core.target import network

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from guidance.core.family import Arguments
+from guidance.core.arguments import Arguments
 
 _OTHER_PROMPTS = re.compile(r"(pooled_|t5_|clip_)?prompt_(\d|embeds|mask|attention_mask).*")
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guidance.core.arguments import Arguments
 from guidance.core.clock import Clock, Tick, prediction_type
-from guidance.core.family import Arguments, Family
+from guidance.core.family import Family
 from guidance.core.plan import Denoiser, Evaluations
 from guidance.core.prediction import (
     COND,

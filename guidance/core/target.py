@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from guidance.core import families  # noqa: F401  fills the table
-from guidance.core.family import Arguments, Family, family_of, known_families
+from guidance.core.arguments import Arguments
+from guidance.core.family import Family, family_of, known_families
 
 _FRAME_TIMES = "each of its frames has a time of its own"
 _STAGES = "it runs several denoisers, each with a scheduler of its own"

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from guidance import CFG, COND, UNCOND, Family, guide, register_family
-from guidance.core.family import Arguments, per_mille, reversed_per_mille
+from guidance.core.arguments import Arguments
+from guidance.core.family import per_mille, reversed_per_mille
 from tests import tiny
 from tests.guidance.rules import spy
 from tests.tiny import close
@@ -138,3 +139,20 @@ def test_registered_family_is_guided() -> None:
     assert torch.equal(result, torch.cat([4 * x, 4 * x]))
     with pytest.raises(ValueError, match="rows must hold 'noisy'"):
         register_family(Family("OtherUNet", "noisy", ("label",)))
+
+
+def test_calls_that_differ_beside_their_rows_are_not_joined() -> None:
+    family = Family("Toy", rows=("hidden_states", "encoder_hidden_states"))
+
+    def call(ids: torch.Tensor, tokens: int = 3) -> Arguments:
+        text = torch.randn(2, tokens, 4)
+        values = {"hidden_states": torch.randn(2, 4), "encoder_hidden_states": text, "ids": ids}
+        return Arguments(family, values, ())
+
+    ids = torch.arange(3)
+    joined = call(ids).join([call(ids.clone())])
+    assert joined is not None
+    assert joined.total == 4
+    assert torch.equal(joined.values["ids"], ids)
+    assert call(ids).join([call(ids + 1)]) is None
+    assert call(ids).join([call(ids, tokens=5)]) is None
