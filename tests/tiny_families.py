@@ -292,6 +292,7 @@ def lumina() -> Any:
         multiple_of=16,
         cross_attention_dim=WIDTH,
     )
+    torch.nn.init.zeros_(transformer.pad_token)  # unused, and uninitialised
     return diffusers.LuminaPipeline(
         **tiny_text.language("Gemma"),
         transformer=transformer,
