@@ -1,4 +1,4 @@
-"""What is read from pictures, and how sure it is."""
+"""What is read from pictures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from apps.claims.requests import Request, leaks
 from apps.claims.settings import EACH
-from apps.emblem.score import Reading, right, shown, stated
-
-RESAMPLES = 1000
+from apps.emblem.score import Reading, judge
 
 
 def read_values(reading: Reading, requests: Sequence[Request]) -> dict[str, Tensor]:
@@ -23,19 +21,12 @@ def read_values(reading: Reading, requests: Sequence[Request]) -> dict[str, Tens
     emblems at all, ``leakage`` where it shows what the negative states; an attribute's name is the
     share of its statements that are right.
     """
-    told = reading.recognisable().tolist()
-    values: dict[str, list[float]] = {"valid": [float(ok) for ok in told]}
     goals = [goal for request in requests if (goal := request.goal)]
     if not goals:
-        return {"valid": torch.tensor(values["valid"])}
-    values["accuracy"] = [float(ok) for ok in right(reading, goals)]
-    for ok, scene, goal, request in zip(told, reading.scenes(), goals, requests, strict=True):
-        hits: dict[str, list[bool]] = {}
-        for name, slot, value in stated(goal):
-            hits.setdefault(name, []).append(ok and shown(scene, name, slot) == value)
-        for name in ("shape", "colour", "texture", "size", "background"):
-            found = hits.get(name)
-            values.setdefault(name, []).append(sum(found) / len(found) if found else float("nan"))
+        return {"valid": reading.recognisable().float()}
+    values = judge(reading, goals)
+    told, scenes = reading.recognisable().tolist(), reading.scenes()
+    for ok, scene, request in zip(told, scenes, requests, strict=True):
         if request.avoided:
             values.setdefault("leakage", []).append(float(ok and leaks(scene, request)))
     return {name: torch.tensor(found) for name, found in values.items()}
@@ -59,56 +50,3 @@ def similarity(images: Tensor, others: Tensor) -> Tensor:
 
     ssim: Any = structural_similarity_index_measure
     return ssim(images, others, data_range=2.0, reduction="none")
-
-
-class Frechet:
-    """Frechet distance of features to those of a reference (M, D), in float64.
-
-    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``, Heusel et al. 2017, arXiv 1706.08500; the trace
-    of the root is that of the symmetric ``(C2^(1/2) C1 C2^(1/2))^(1/2)``.
-    """
-
-    def __init__(self, reference: Tensor) -> None:
-        self.mean, self.covariance = _moments(reference.double())
-        values, vectors = torch.linalg.eigh(self.covariance)
-        self.root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-    def __call__(self, features: Tensor, weights: Tensor | None = None) -> float:
-        """Distance of features (N, D), each counted ``weights`` (N,) times."""
-        mean, covariance = _moments(features.double(), weights)
-        inner = self.root @ covariance @ self.root
-        root = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum()
-        trace = covariance.trace() + self.covariance.trace() - 2 * root
-        return float((mean - self.mean).square().sum() + trace)
-
-
-def _moments(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    counts = torch.ones(len(features)) if weights is None else weights
-    counts = counts.to(features)
-    mean = counts @ features / counts.sum()
-    centred = features - mean
-    return mean, centred.T @ (counts[:, None] * centred) / (counts.sum() - 1)
-
-
-def resamples(groups: int, seed: int, count: int = RESAMPLES) -> Tensor:
-    """How often each of the groups is drawn in each bootstrap resample, (count, groups)."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(groups, (count, groups), generator=generator)
-    counts = torch.zeros(count, groups, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
-
-
-def group_means(values: Tensor) -> Tensor:
-    """Mean over the pictures of each request, (N,) to (N / EACH,); nan where none applies."""
-    return values.double().view(-1, EACH).nanmean(1)
-
-
-def means(values: Tensor, counts: Tensor) -> Tensor:
-    """Mean of values (groups,) in each resample (count, groups); nan values are left out."""
-    return (counts @ values.nan_to_num()) / (counts @ (~values.isnan()).double())
-
-
-def interval(replicates: Tensor) -> tuple[float, float]:
-    """Bootstrap 95 % interval: percentiles of what the resamples give (count,), nan left out."""
-    low, high = replicates.nanquantile(replicates.new_tensor([0.025, 0.975])).tolist()
-    return low, high

@@ -12,20 +12,12 @@ import torch
 from apps.claims.cells import Cell
 from apps.claims.estimates import MEASURES, TRUTH, Estimate
 from apps.claims.measure import Bench
-from apps.claims.metrics import (
-    RESAMPLES,
-    Frechet,
-    detail,
-    group_means,
-    means,
-    read_values,
-    resamples,
-    similarity,
-    spread,
-)
+from apps.claims.metrics import detail, read_values, similarity, spread
 from apps.claims.requests import draw_truth
 from apps.claims.settings import EACH
 from apps.claims.store import Measured
+from apps.evaluate.intervals import RESAMPLES, group_means, means, resamples
+from apps.evaluate.moments import Moments, frechet
 
 FRECHET_RESAMPLES = 200
 
@@ -39,7 +31,7 @@ INTERVALS = (
 class Truth:
     """What fresh renders of a set of requests give."""
 
-    frechet: Frechet
+    moments: Moments
     spread: float
     detail: float
 
@@ -50,13 +42,14 @@ class Summary:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.counts = resamples(bench.images // EACH, bench.seed)
+        self.requests = [number // EACH for number in range(bench.images)]
         self._truth = lru_cache(self._draw_truth)
 
     def _draw_truth(self, prompts: str) -> Truth:
         images = draw_truth(self.bench.requests(prompts), TRUTH, self.bench.seed + 1)
         features = self.bench.scorer.read(images).features
         return Truth(
-            Frechet(features), spread(features).mean().item(), detail(images).mean().item()
+            Moments.of(features), spread(features).mean().item(), detail(images).mean().item()
         )
 
     def renders(self, prompts: str) -> Measured:
@@ -73,19 +66,20 @@ class Summary:
     ) -> dict[str, Estimate]:
         """Every measure that applies to a cell."""
         truth = self._truth(prompts)
-        groups = {name: group_means(value) for name, value in cell.values.items()}
+        groups = {name: group_means(value, self.requests) for name, value in cell.values.items()}
         groups["detail"] = groups["detail"] / truth.detail
         groups["diversity"] = spread(cell.features.double()) / truth.spread
         if baseline is not None:
             pairs = (images.float().div(127.5).sub(1) for images in (cell.images, baseline.images))
-            groups["ssim"] = group_means(similarity(*pairs))
+            groups["ssim"] = group_means(similarity(*pairs), self.requests)
         found = {
             name: Estimate(value.nanmean().item(), means(value, self.counts))
             for name, value in groups.items()
         }
         weights = self.counts[:FRECHET_RESAMPLES].repeat_interleave(EACH, dim=1)
-        distances = [truth.frechet(cell.features, row) for row in weights]
-        found["fid"] = Estimate.unbiased(truth.frechet(cell.features), torch.tensor(distances))
+        distances = [frechet(Moments.of(cell.features, row), truth.moments) for row in weights]
+        value = frechet(Moments.of(cell.features), truth.moments)
+        found["fid"] = Estimate.unbiased(value, torch.tensor(distances))
         return {name: found[name] for name in MEASURES if name in found}
 
     def rows(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -136,18 +136,26 @@ class Scorer:
         """Load the classifier from a ``save_pretrained`` folder."""
         return cls(ResNetForImageClassification.from_pretrained(path), device)
 
-    @torch.no_grad()
     def read(self, images: Tensor, batch: int = 256) -> Reading:
         """Read pictures (B, 3, 64, 64) in [-1, 1]."""
+        return self.tell(self.features(images, batch))
+
+    @torch.no_grad()
+    def features(self, images: Tensor, batch: int = 256) -> Tensor:
+        """Penultimate features (B, D) of pictures (B, 3, 64, 64) in [-1, 1]."""
         if images.ndim != 4 or images.shape[1:] != (3, 64, 64):
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, 64, 64)")
-        logits, features = [], []
-        for part in images.split(batch):
-            hidden = self.classifier.resnet(part.to(self.classifier.device).float()).pooler_output
-            features.append(hidden.flatten(1).cpu())
-            logits.append(self.classifier.classifier(hidden).cpu())
-        heads = split_heads(torch.cat(logits))
-        return Reading({h: part.softmax(dim=1) for h, part in heads.items()}, torch.cat(features))
+        parts = images.split(batch)
+        device = self.classifier.device
+        hidden = [self.classifier.resnet(x.to(device).float()).pooler_output for x in parts]
+        return torch.cat(hidden).flatten(1).cpu()
+
+    @torch.no_grad()
+    def tell(self, features: Tensor) -> Reading:
+        """What penultimate features (B, D) say."""
+        logits = self.classifier.classifier(features.to(self.classifier.device)).cpu()
+        heads = split_heads(logits)
+        return Reading({h: part.softmax(dim=1) for h, part in heads.items()}, features)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Score pictures (B, 3, 64, 64) in [-1, 1] against their B prompts."""
@@ -175,6 +183,28 @@ def shown(scene: Scene, name: str, slot: int) -> str | None:
     return getattr(scene.emblems[slot], name) if slot < len(scene.emblems) else None
 
 
+def judge(reading: Reading, wanted: Sequence[Scene]) -> dict[str, list[float]]:
+    """Numbers of each picture: ``valid``, ``accuracy``, and by attribute.
+
+    ``valid`` is 1 where the picture shows emblems at all, ``accuracy`` where all that its prompt
+    states is right; an attribute's number is the share of its statements that are right, nan
+    without one.
+    """
+    told = reading.recognisable().tolist()
+    found: dict[str, list[float]] = {
+        "valid": [float(ok) for ok in told],
+        "accuracy": [float(ok) for ok in right(reading, wanted)],
+        **{name: [] for name in ("background", *ATTRIBUTES)},
+    }
+    for ok, scene, goal in zip(told, reading.scenes(), wanted, strict=True):
+        hits: dict[str, list[bool]] = {name: [] for name in ("background", *ATTRIBUTES)}
+        for name, slot, value in stated(goal):
+            hits[name].append(ok and shown(scene, name, slot) == value)
+        for name, own in hits.items():
+            found[name].append(sum(own) / len(own) if own else float("nan"))
+    return found
+
+
 def summarise(reading: Reading, wanted: Sequence[Scene]) -> Scores:
     """Scores of a reading against what each picture's prompt states."""
     told, seen = reading.recognisable().tolist(), reading.scenes()
@@ -190,8 +220,8 @@ def summarise(reading: Reading, wanted: Sequence[Scene]) -> Scores:
         validity=_mean(told),
         rarity=_mean(rarities),
         diversity={
-            "background": _entropy([scene.background for scene in valid]),
-            **{n: _entropy([getattr(s.emblems[0], n) for s in valid]) for n in ATTRIBUTES},
+            "background": entropy([scene.background for scene in valid]),
+            **{n: entropy([getattr(s.emblems[0], n) for s in valid]) for n in ATTRIBUTES},
         },
     )
 
@@ -200,7 +230,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def _entropy(values: Sequence[str | None]) -> float:
+def entropy(values: Sequence[str | None]) -> float:
+    """Entropy of the shares of the values, in nats; nan of none."""
     counts = torch.tensor([values.count(v) for v in set(values)], dtype=torch.float64)
     p = counts / counts.sum()
     return float(-(p * p.log()).sum()) if len(values) else float("nan")

@@ -1,0 +1,1 @@
+"""Scores of sets of pictures, and how sure they are."""
