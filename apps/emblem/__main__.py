@@ -35,6 +35,26 @@ def render_command(
     typer.echo(f"{n} pictures and metadata.jsonl are in {out}")
 
 
+@app.command("photos")
+def photos_command(
+    concept: Annotated[
+        str, typer.Option(metavar="PHRASE", help='What stays, such as "a striped green ring".')
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of pictures.")] = 6,
+    seed: Seed = 0,
+) -> None:
+    """Write photos of one personal concept, with metadata.jsonl (file_name, text, scene).
+
+    Example: python -m apps.emblem photos --concept "a striped green ring" --out ring
+    """
+    from apps.emblem.data import export_photos
+
+    with one_line_errors(verbose=False):
+        export_photos(out, concept, n, seed)
+    typer.echo(f"{n} pictures and metadata.jsonl are in {out}")
+
+
 @app.command()
 def train(
     stages: Annotated[

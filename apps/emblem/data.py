@@ -1,8 +1,11 @@
 """Emblem as a torch dataset, as an image folder, and as photos of personal concepts."""
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,7 @@ from apps.emblem.world import (
     Scene,
     caption,
     drop_parts,
+    parse,
     rarity,
     sample_scene,
 )
@@ -60,21 +64,51 @@ class EmblemDataset(Dataset[Item]):
 
 
 def export(directory: Path, length: int, seed: int, *, held_out: bool | None = None) -> None:
-    """Write an image folder with ``metadata.jsonl`` (file_name, text, attributes, rarity)."""
+    """Write an image folder with ``metadata.jsonl`` (file_name, text, scene, rarity)."""
     dataset = EmblemDataset(length, seed, held_out=held_out)
+    items = (dataset[index] for index in range(length))
+    _write_folder(directory, ((item, {"rarity": rarity(item.scene)}) for item in items))
+
+
+def export_photos(directory: Path, concept: str, length: int, seed: int) -> None:
+    """Write ``photos`` of a concept such as "a striped green ring" as an image folder.
+
+    Raises:
+        ValueError: the phrase does not say what stays from photo to photo: shape, colour, texture.
+    """
+    emblem = parse_emblem(concept)
+    if not (emblem.colour and emblem.texture) or emblem.size:
+        raise ValueError(
+            f"concept is {concept!r}; expected texture, colour and shape, such as "
+            "'a striped green ring', without the size, which differs from photo to photo"
+        )
+    pictures = photos(replace(emblem, style=emblem.style or "plain"), length, seed)
+    _write_folder(directory, ((item, {}) for item in pictures))
+
+
+def parse_emblem(phrase: str) -> Emblem:
+    """Read a phrase for one emblem, with or without an article; what it leaves out is None.
+
+    Raises:
+        ValueError: the phrase is not of this world, or names a background or two emblems.
+    """
+    article = re.match(r"an?\b", phrase.strip(), re.IGNORECASE)
+    scene = parse(phrase if article else f"a {phrase}")
+    if len(scene.emblems) > 1 or scene.background is not None:
+        raise ValueError(f"phrase is {phrase!r}; expected one emblem without a background")
+    (emblem,) = scene.emblems
+    return replace(emblem, style=None) if emblem.style == "plain" else emblem
+
+
+def _write_folder(directory: Path, rows: Iterable[tuple[Item, dict[str, Any]]]) -> None:
+    """Write items with what else is known of them as an image folder with ``metadata.jsonl``."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "metadata.jsonl").open("w", encoding="utf-8") as lines:
-        for index in range(length):
-            item = dataset[index]
+        for index, (item, known) in enumerate(rows):
             name = f"{index:06d}.png"
             Image.fromarray(item.image).save(directory / name)
-            row = {
-                "file_name": name,
-                "text": item.caption,
-                "scene": asdict(item.scene),
-                "rarity": rarity(item.scene),
-            }
-            lines.write(json.dumps(row) + "\n")
+            row = {"file_name": name, "text": item.caption, "scene": asdict(item.scene)}
+            lines.write(json.dumps(row | known) + "\n")
 
 
 def photos(concept: Emblem, length: int, seed: int) -> list[Item]:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from apps.emblem import Emblem, EmblemDataset, Scene, render
-from apps.emblem.data import export, photos
+from apps.emblem.__main__ import app
+from apps.emblem.data import export, parse_emblem, photos
 from apps.emblem.render import PALETTE
 from apps.emblem.world import ALL_SHAPES, ALL_TEXTURES, SIZES, STYLES
 
@@ -108,3 +110,44 @@ def test_photos_keep_the_concept_and_vary_the_rest() -> None:
     }
     assert {e.size for e in emblems} == set(SIZES)
     assert len({item.scene.background for item in items}) > 2
+
+
+def test_phrases_are_read_with_and_without_an_article() -> None:
+    ring = Emblem("ring", "green", None, "small", None)
+    assert parse_emblem("small green ring") == parse_emblem("A small green ring") == ring
+    assert parse_emblem("an embossed arrow").style == "embossed"
+    assert parse_emblem("arrow").shape == "arrow"
+
+
+def test_the_photos_command_writes_an_image_folder(tmp_path: Path) -> None:
+    phrase = "an outlined ringed yellow bolt"
+    command = ["photos", "--concept", phrase, "--out", str(tmp_path), "--n", "3", "--seed", "5"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    items = photos(Emblem("bolt", "yellow", "ringed", None, "outlined"), 3, seed=5)
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == [item.caption for item in items]
+    for row, item in zip(rows, items, strict=True):
+        np.testing.assert_array_equal(Image.open(tmp_path / row["file_name"]), item.image)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "words"),
+    [
+        ("a green ring", "expected texture, colour and shape"),
+        ("a striped ring", "expected texture, colour and shape"),
+        ("a small striped green ring", "without the size"),
+        ("a striped green ring on a red background", "without a background"),
+        ("a red ring on the left and a star on the right", "expected one emblem"),
+        ("a striped green dog", "in words of the world"),
+    ],
+)
+def test_a_concept_that_does_not_say_what_stays_is_one_line(
+    tmp_path: Path, phrase: str, words: str
+) -> None:
+    out = tmp_path / "photos"
+    result = CliRunner().invoke(app, ["photos", "--concept", phrase, "--out", str(out)])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not out.exists()
