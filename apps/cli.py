@@ -16,13 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from apps.bench.cli import app as bench
 from apps.claims.cli import app as claims
 from apps.errors import OneLineErrors, SayWarnings, one_line_errors
+from apps.evaluate.cli import app as evaluate
 from apps.quiet import quiet
 from apps.schedulers import DIFFUSION
-from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings
+from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings, read_prompts
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(bench, name="bench")
 app.add_typer(claims, name="claims")
+app.add_typer(evaluate, name="evaluate")
 
 
 @app.callback(invoke_without_command=True)
@@ -41,9 +43,17 @@ def diffusteer(
 
 @app.command()
 def sample(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="What to draw; one row per prompt."),
+    ] = None,
     prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT", help="What to draw; one row per prompt.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts to draw instead: one per line, or the text of each row of a .jsonl.",
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
     ] = DEFAULT_MODEL,
@@ -57,6 +67,9 @@ def sample(
     seed: Annotated[
         int, typer.Option(help="Of the first picture of a prompt; the next one has seed + 1.")
     ] = 0,
+    vary_seed: Annotated[
+        bool, typer.Option("--vary-seed", help="Let picture n of all prompts have seed + n.")
+    ] = False,
     num_images: Annotated[int, typer.Option(help="Pictures per prompt.")] = 4,
     batch_size: Annotated[int, typer.Option(help="Pictures made at once.")] = 4,
     height: Annotated[int | None, typer.Option(help="In pixels; default: the model's own.")] = None,
@@ -72,7 +85,11 @@ def sample(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     metadata: Annotated[
-        bool, typer.Option("--metadata/--no-metadata", help="Write the settings into the pictures.")
+        bool,
+        typer.Option(
+            "--metadata/--no-metadata",
+            help="Write the settings into the pictures, and the prompts into metadata.jsonl.",
+        ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     verbose: Annotated[
@@ -86,19 +103,20 @@ def sample(
         [bold]diffusteer sample "a red star" "a blue ring" --guidance "CFG(6)"[/bold]
 
     Picture i of a prompt has seed + i, and is the same alone as in a batch.
-    Each PNG carries its settings, as AUTOMATIC1111 text and as JSON.
+    Each PNG carries its settings, as AUTOMATIC1111 text and as JSON; metadata.jsonl lists all.
     Files of the same name in --out are replaced.
     """
     logging.getLogger("diffusteer").handlers = [SayWarnings()]
     with one_line_errors(verbose):
         settings = SampleSettings(
-            prompts=tuple(prompts),
+            prompts=_prompts(prompt, prompts),
             out=_new_folder() if out is None else out,
             model=model,
             guidance=guidance,
             negative_prompt=negative_prompt,
             steps=steps,
             seed=seed,
+            vary_seed=vary_seed,
             num_images=num_images,
             batch_size=batch_size,
             height=height,
@@ -109,7 +127,7 @@ def sample(
             metadata=metadata,
         )
         with _progress_bar() as bar:
-            task = bar.add_task("loading", total=len(prompts) * num_images)
+            task = bar.add_task("loading", total=len(settings.prompts) * num_images)
             if not verbose:
                 quiet()
             from apps.sample import sample as make  # loads torch and diffusers: not for --help
@@ -147,6 +165,13 @@ def inspect(
 
         found = look_at(load_pipeline(model, device="cpu"))
         print(json.dumps(found.to_dict()) if as_json else found)
+
+
+def _prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
+    if bool(given) == (file is not None):
+        found = "both" if given else "neither"
+        raise ValueError(f"expected either PROMPT or --prompts FILE, found {found}")
+    return read_prompts(file) if file else tuple(given or ())
 
 
 def _new_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,9 +15,15 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 
+def speaks() -> bool:
+    """Whether this process talks to the user: of those of ``accelerate launch`` only the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """One line on stderr."""
-    print("diffusteer:", " ".join(text.split()), file=sys.stderr)
+    if speaks():
+        print("diffusteer:", " ".join(text.split()), file=sys.stderr)
 
 
 class SayWarnings(logging.Handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class SampleSettings:
         negative_prompt: what the pictures should not show.
         steps: denoising steps.
         seed: of the first picture of each prompt; picture i has ``seed + i``.
+        vary_seed: picture n of all prompts together has ``seed + n``, so that none share noise.
         num_images: pictures per prompt.
         batch_size: pictures made at once.
         height, width: in pixels; None is the model's own size.
@@ -43,6 +45,7 @@ class SampleSettings:
     negative_prompt: str | None = None
     steps: int = 25
     seed: int = 0
+    vary_seed: bool = False
     num_images: int = 4
     batch_size: int = 4
     height: int | None = None
@@ -61,13 +64,14 @@ class SampleSettings:
             if not prompt.strip():
                 raise ValueError(f"prompt {number} must say what to draw, found {prompt!r}")
         for name in ("steps", "num_images", "batch_size"):
-            _check_whole(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name), 1)
         for name in ("height", "width"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), 1)
+                check_whole(name, getattr(self, name), 1)
         if self.scheduler is not None:
             check_scheduler(self.scheduler)
-        _check_whole("seed", self.seed, 0, MAX_SEED - self.num_images + 1)
+        pictures = self.num_images * (len(self.prompts) if self.vary_seed else 1)
+        check_whole("seed", self.seed, 0, MAX_SEED - pictures + 1)
 
     @property
     def guided(self) -> bool:
@@ -75,7 +79,45 @@ class SampleSettings:
         return self.guidance.strip().lower() != "none"
 
 
-def _check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Prompts of a text file, one per line, or of a ``.jsonl`` file, in ``text`` of each row.
+
+    Blank lines are skipped.
+
+    Raises:
+        ValueError: the file cannot be read, a row has no text, or there is no prompt in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ValueError(f"cannot read prompts file {str(path)!r}: {reason}") from error
+    read = _text_of_row if path.suffix.lower() == ".jsonl" else str.strip
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                prompts.append(read(line))
+            except ValueError as error:
+                raise ValueError(f"line {number} of prompts file {str(path)!r} {error}") from error
+    if not prompts:
+        raise ValueError(f"prompts file {str(path)!r} is empty: expected one prompt per line")
+    return tuple(prompts)
+
+
+def _text_of_row(line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"is not JSON ({error})") from error
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError('has no text: expected a row such as {"text": "a red star"}')
+    return text
+
+
+def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Raise TypeError or ValueError unless a value is a whole number of a range."""
     expected = f"a whole number from {low} " + ("up" if high is None else f"to {high}")
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {expected}, found {value!r} ({type(value).__name__})")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from apps.evaluate.intervals import interval
+from apps.evaluate.numbers.intervals import interval
 
 TRUTH = 16
 """Fresh renders of each request that a cell is compared with."""

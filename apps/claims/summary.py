@@ -16,8 +16,8 @@ from apps.claims.metrics import detail, read_values, similarity, spread
 from apps.claims.requests import draw_truth
 from apps.claims.settings import EACH
 from apps.claims.store import Measured
-from apps.evaluate.intervals import RESAMPLES, group_means, means, resamples
-from apps.evaluate.moments import Moments, frechet
+from apps.evaluate.numbers.intervals import RESAMPLES, group_means, means, resamples
+from apps.evaluate.numbers.moments import Moments, frechet
 
 FRECHET_RESAMPLES = 200
 

@@ -23,16 +23,24 @@ def render_command(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of pictures.")] = 1000,
     seed: Seed = 0,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Captions that state everything; N pictures of each."),
+    ] = None,
 ) -> None:
     """Write an image folder with metadata.jsonl (file_name, text, scene, rarity).
 
     Example: python -m apps.emblem render --out pictures --n 1000 --seed 0
     """
-    from apps.emblem.data import export
+    from apps.emblem.data import export, export_captions
+    from apps.settings import read_prompts
 
     with one_line_errors(verbose=False):
-        export(out, n, seed)
-    typer.echo(f"{n} pictures and metadata.jsonl are in {out}")
+        if prompts is None:
+            export(out, n, seed)
+        else:
+            export_captions(out, read_prompts(prompts), n, seed)
+    typer.echo(f"pictures and metadata.jsonl are in {out}")
 
 
 @app.command("photos")

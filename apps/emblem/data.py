@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,29 @@ def export(directory: Path, length: int, seed: int, *, held_out: bool | None = N
     dataset = EmblemDataset(length, seed, held_out=held_out)
     items = (dataset[index] for index in range(length))
     _write_folder(directory, ((item, {"rarity": rarity(item.scene)}) for item in items))
+
+
+def export_captions(directory: Path, captions: Sequence[str], each: int, seed: int) -> None:
+    """Write ``each`` fresh renders of every caption as an image folder: the truth for a model.
+
+    Raises:
+        ValueError: a text is no caption of this world, or leaves something open.
+    """
+    scenes = [parse(text) for text in captions]
+    for text, scene in zip(captions, scenes, strict=True):
+        if None in (scene.background, *(value for e in scene.emblems for value in astuple(e))):
+            raise ValueError(
+                f"caption is {text!r}; expected one that states size, texture, colour and shape of "
+                "each emblem, and the background"
+            )
+
+    def items() -> Iterator[tuple[Item, dict[str, Any]]]:
+        for number, (text, scene) in enumerate(zip(captions, scenes, strict=True)):
+            for index in range(each):
+                rng = np.random.default_rng([seed, number, index])
+                yield Item(render(scene, rng), scene, text), {"rarity": rarity(scene)}
+
+    _write_folder(directory, items())
 
 
 def export_photos(directory: Path, concept: str, length: int, seed: int) -> None:

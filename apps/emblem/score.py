@@ -234,4 +234,4 @@ def entropy(values: Sequence[str | None]) -> float:
     """Entropy of the shares of the values, in nats; nan of none."""
     counts = torch.tensor([values.count(v) for v in set(values)], dtype=torch.float64)
     p = counts / counts.sum()
-    return float(-(p * p.log()).sum()) if len(values) else float("nan")
+    return float(torch.special.entr(p).sum()) if len(values) else float("nan")

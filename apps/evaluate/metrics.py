@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from apps.evaluate.arrays import Array, blocks, check_directions, check_pair, unit
-from apps.evaluate.composition import cp_clip, cp_clip_matched, ti_clip
-from apps.evaluate.kernel import kernel_distance
-from apps.evaluate.moments import Moments, frechet
-from apps.evaluate.neighbours import membership, radii
+from apps.evaluate.numbers.arrays import Array, blocks, check_directions, check_pair, unit
+from apps.evaluate.numbers.composition import cp_clip, cp_clip_matched, ti_clip
+from apps.evaluate.numbers.kernel import kernel_distance
+from apps.evaluate.numbers.moments import Moments, frechet
+from apps.evaluate.numbers.neighbours import membership, radii
 
 __all__ = [
     "DensityCoverage",

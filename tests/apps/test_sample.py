@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typer.testing import CliRunner, Result
 
 from apps.cli import app
 from apps.generate import Call
+from apps.sample import SHEET_LINES, _sheet_rows, sample
+from apps.settings import SampleSettings
 from guidance import CFG, Rule
+from tests import tiny
 
 
 def run(*arguments: object) -> Result:
@@ -40,7 +44,8 @@ def test_files_report_and_metadata(quick: list[object], tmp_path: Path) -> None:
     result = run("a red star", "a blue ring", "--num-images", 2, "--seed", 7, *quick)
     assert result.exit_code == 0, result.stderr
     names = ["000-7.png", "001-8.png", "002-7.png", "003-8.png"]
-    assert sorted(_contents(tmp_path / "made")) == [*names, "contact-sheet.png", "report.json"]
+    others = ["contact-sheet.png", "metadata.jsonl", "report.json"]
+    assert sorted(_contents(tmp_path / "made")) == [*names, *others]
     assert "contact-sheet.png" in result.stdout
     assert result.stderr == ""
 
@@ -48,6 +53,15 @@ def test_files_report_and_metadata(quick: list[object], tmp_path: Path) -> None:
     assert [entry["prompt"] for entry in report["prompts"]] == ["a red star", "a blue ring"]
     assert [file for entry in report["prompts"] for file in entry["files"]] == names
     assert report["run"]["nfe"] == 6  # one batch of three steps, two evaluations each
+    assert report["contact_sheet_pictures"] == 4
+
+    lines = (tmp_path / "made" / "metadata.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"file_name": name, "text": prompt, "seed": seed}
+        for name, prompt, seed in zip(
+            names, ["a red star"] * 2 + ["a blue ring"] * 2, [7, 8] * 2, strict=True
+        )
+    ]
 
     text = _text(tmp_path / "made" / "003-8.png")
     settings = json.loads(text["diffusteer"])
@@ -65,6 +79,15 @@ def test_same_seed_twice_same_bytes(quick: list[object], tmp_path: Path) -> None
     assert _contents(tmp_path / "made") == first
     run("a red star", *quick, "--seed", 1)
     assert _contents(tmp_path / "made")["001-1.png"] == first["001-1.png"]
+
+
+def test_pictures_of_varied_seeds_share_no_noise(quick: list[object], tmp_path: Path) -> None:
+    run("a red star", "a red star", *quick, "--num-images", 2, "--seed", 7, "--vary-seed")
+    made = _contents(tmp_path / "made")
+    assert {"000-7.png", "001-8.png", "002-9.png", "003-10.png"} < set(made)
+    run("a red star", *quick, "--num-images", 1, "--seed", 9)
+    with Image.open(tmp_path / "made" / "000-9.png") as alone:
+        assert alone.tobytes() == Image.open(io.BytesIO(made["002-9.png"])).tobytes()
 
 
 def test_guidance_changes_the_picture_and_none_is_reported(
@@ -89,6 +112,7 @@ def test_a_flow_model_and_more_options(models: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "003-3.png") as image:
         assert image.size == (24, 32)
         assert not image.info
+    assert not (tmp_path / "metadata.jsonl").exists()
 
 
 def test_without_out_every_run_has_its_own_folder(
@@ -98,6 +122,87 @@ def test_without_out_every_run_has_its_own_folder(
     for _ in range(2):
         run("x", "--model", models / "sd", "--steps", 2, "--num-images", 1)
     assert [path.name for path in sorted(Path("out").iterdir())] == ["001", "002"]
+
+
+PROMPTS = {
+    "prompts.txt": "\ufeffa red star\r\n\n  a blue ring \n",
+    "rows.jsonl": '{"text": "a red star", "rarity": 3}\n\n{"seed": 1, "text": "a blue ring"}',
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_from_a_file(quick: list[object], tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(PROMPTS[name], encoding="utf-8")
+    result = run("--prompts", tmp_path / name, "--num-images", 1, *quick, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["prompts"] == [
+        {"prompt": "a red star", "files": ["000-0.png"]},
+        {"prompt": "a blue ring", "files": ["001-0.png"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.txt", None, "none.txt': No such file or directory"),
+        ("picture.txt", b"\x89PNG\xff", "picture.txt': not UTF-8 text"),
+        ("blank.txt", b"\n \n", "blank.txt' is empty"),
+        (
+            "rows.jsonl",
+            b'{"text": "a"}\n\n{"text": "b"',
+            "line 3 of prompts file '{file}' is not JSON",
+        ),
+        (
+            "rows.jsonl",
+            b'{"text": "a"}\n{"prompt": "b"}',
+            "line 2 of prompts file '{file}' has no text",
+        ),
+        ("rows.jsonl", b'{"text": " "}', "line 1 of prompts file '{file}' has no text"),
+        ("rows.jsonl", b'["a"]', "line 1 of prompts file '{file}' has no text"),
+    ],
+)
+def test_a_wrong_file_of_prompts_is_one_line(
+    quick: list[object], tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    result = run("--prompts", file, *quick)
+    assert result.exit_code == 2
+    assert words.format(file=file) in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "made").exists()
+
+
+def test_names_sort_and_the_sheet_stays_small_beyond_a_thousand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter(range(1001))
+    monkeypatch.setattr("apps.sample.load_pipeline", lambda *_, **__: tiny.sd())
+    monkeypatch.setattr(
+        "apps.sample.generate",
+        lambda *_, **__: (Image.new("RGB", (256, 256), (n % 256, 0, 0)) for n in drawn),
+    )
+    prompts = tuple(f"star {number}" for number in range(1001))
+    made = sample(SampleSettings(prompts=prompts, out=tmp_path, num_images=1, device="cpu"))
+    assert [path.name for path in made.pictures] == sorted(path.name for path in made.pictures)
+    assert made.pictures[-1].name == "1000-0.png"
+    assert made.report["contact_sheet_pictures"] == SHEET_LINES
+    with Image.open(made.sheet) as sheet:
+        assert sheet.width < 300 and sheet.height < SHEET_LINES * 300
+
+
+@pytest.mark.parametrize(
+    ("prompts", "each", "rows", "length"),
+    [(2, 4, 2, 4), (100, 8, 64, 8), (100, 9, 32, 9), (3, 512, 1, 512), (2, 600, 1, 512)],
+)
+def test_the_sheet_shows_whole_prompts_up_to_its_length(
+    prompts: int, each: int, rows: int, length: int
+) -> None:
+    settings = SampleSettings(prompts=("x",) * prompts, out=Path(), num_images=each)
+    assert [(row.start, len(row)) for row in _sheet_rows(settings)] == [
+        (number * each, length) for number in range(rows)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +230,7 @@ def test_without_out_every_run_has_its_own_folder(
         (["--out", "/proc/made"], "cannot write to out folder"),
         (["--modle", "x"], "No such option: --modle"),
         ([""], "prompt 2 must say what to draw"),
+        (["--prompts", "{tmp}/file"], "either PROMPT or --prompts FILE, found both"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(
@@ -144,7 +250,10 @@ def test_wrong_input_is_one_line_and_writes_nothing(
 
 
 def test_no_prompt_and_wrong_command() -> None:
-    for arguments, words in [(["sample"], "PROMPT"), (["smaple"], "Did you mean 'sample'?")]:
+    for arguments, words in [
+        (["sample"], "PROMPT or --prompts FILE, found neither"),
+        (["smaple"], "Did you mean 'sample'?"),
+    ]:
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
         assert words in result.stderr

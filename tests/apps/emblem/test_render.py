@@ -151,3 +151,31 @@ def test_a_concept_that_does_not_say_what_stays_is_one_line(
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_renders_of_prompts_show_them_and_differ(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.txt"
+    pair = "a small dotted pink ring on the left and a large solid blue heart on the right"
+    texts = ["a large solid red star on a white background", f"{pair} on a green background"]
+    captions.write_text("\n".join(texts))
+    options = ["--prompts", str(captions), "--n", "2", "--out", str(tmp_path / "made")]
+    assert CliRunner().invoke(app, ["render", *options]).exit_code == 0
+    rows = [json.loads(x) for x in (tmp_path / "made" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == [text for text in texts for _ in range(2)]
+    pictures = [np.asarray(Image.open(tmp_path / "made" / row["file_name"])) for row in rows]
+    assert not np.array_equal(pictures[0], pictures[1])
+    for picture, row in zip(pictures, rows, strict=True):
+        background = row["scene"]["background"]
+        assert tuple(picture[0, 0]) == tuple(PALETTE[background])
+        assert covered(picture, background).any()
+
+
+def test_renders_of_prompts_that_leave_something_open_are_refused(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a red star on a white background\n")
+    options = ["--prompts", str(captions), "--out", str(tmp_path / "made")]
+    result = CliRunner().invoke(app, ["render", *options])
+    assert result.exit_code == 2
+    assert "expected one that states size, texture, colour and shape" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "made").exists()

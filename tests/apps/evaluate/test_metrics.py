@@ -23,8 +23,8 @@ from apps.evaluate.metrics import (
     ti_clip,
     vendi_score,
 )
-from tests.apps.evaluate.test_moments import draw, textbook
-from tests.apps.evaluate.test_neighbours import slow_inside
+from tests.apps.evaluate.numbers.test_moments import draw, textbook
+from tests.apps.evaluate.numbers.test_neighbours import slow_inside
 
 SETS: list[Callable[..., Any]] = [
     frechet_distance,
@@ -85,7 +85,7 @@ def test_the_kernel_distance_is_that_of_all_pairs_and_torchmetrics(seed: int) ->
 def test_the_kernel_distance_of_sets_of_other_sizes_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("apps.evaluate.arrays.BLOCK", 6)
+    monkeypatch.setattr("apps.evaluate.numbers.arrays.BLOCK", 6)
     real, fake = draw(20, 4), draw(9, 4, seed=1)
     assert kernel_distance(real, fake) == pytest.approx(slow_kernel(real, fake), rel=1e-10)
     assert kernel_distance(fake, real) == pytest.approx(kernel_distance(real, fake), rel=1e-10)
@@ -170,7 +170,7 @@ def test_the_vendi_score_counts_what_is_different(count: int) -> None:
 
 
 def test_the_vendi_score_is_that_of_the_cosine_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apps.evaluate.arrays.BLOCK", 8)
+    monkeypatch.setattr("apps.evaluate.numbers.arrays.BLOCK", 8)
     for features in (draw(30, 5), draw(4, 20)):
         units = features / features.norm(dim=1, keepdim=True)
         p = np.linalg.eigvalsh((units @ units.T).numpy() / len(units))

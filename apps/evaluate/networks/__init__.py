@@ -1,0 +1,1 @@
+"""Networks that turn pictures into features, boxes or ratings, by name."""

@@ -1,0 +1,1 @@
+"""Scores of arrays of features, and how sure they are."""

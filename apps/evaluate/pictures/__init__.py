@@ -1,0 +1,1 @@
+"""Pictures of folders: reading them, their prompts, their features, spread over processes."""
