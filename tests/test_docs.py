@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
+from typer.core import TyperGroup
 
+from apps.cli import app
 from apps.gallery import PICTURES
 from guidance import METHODS, Rule, guide
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/guidance.md", "docs/evaluation.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDANCE = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
 
@@ -36,13 +41,13 @@ def test_every_picture_is_drawn_by_the_gallery_and_shown() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "docs" / "guidance.md", ROOT / "CONTRIBUTING.md"):
+    for page in (ROOT / name for name in PAGES):
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guidance.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_code_blocks_are_python(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
@@ -80,3 +85,46 @@ def test_the_table_of_claims_is_that_of_the_results() -> None:
     rows = re.findall(r"^\| `.*?\| (\S+ \| \S+ % \| \S+ \| \S+) \|$", text, re.MULTILINE)
     assert len(rows) == 14
     assert set(rows) <= found
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Command lines of the documentation, without the programs that start them."""
+    pages = [ROOT / name for name in PAGES] + [ROOT / "docs" / "evaluation-tour.sh"]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    start = re.compile(
+        r"\s*(?:\.venv/bin/)?(?:diffusteer|accelerate launch .*?-m apps\.evaluate) (.*)"
+    )
+    found = []
+    for line in lines:
+        if match := start.fullmatch(line):
+            words = shlex.split(match[1].rstrip("\\"), comments=True)
+            found.append(tuple(["evaluate"] * ("apps.evaluate" in line) + words))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_have_the_options_that_the_documentation_gives_them(
+    words: tuple[str, ...],
+) -> None:
+    command = typer.main.get_command(app)
+    for word in words:
+        if isinstance(command, TyperGroup) and word in command.commands:
+            command = command.commands[word]
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_evaluations_of_the_documentation_are_those_of_the_results() -> None:
+    """Each value with its interval, as it is in the files."""
+    found = set()
+    for path in (ROOT / "assets/results/evaluation").glob("*.json"):
+        for score in json.loads(path.read_text())["scores"]:
+            numbers = [score["value"], *(score["interval"] or ())]
+            for digits in (2, 3):
+                value, *bounds = (f"{number:.{digits}f}" for number in numbers)
+                found.add(f"{value} ({' to '.join(bounds)})" if bounds else value)
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    tables = page.split("## A tour")[1].split("## Extractors")[0]
+    cells = re.findall(r"(?<=\| )-?\d+\.\d+(?: \([^)]*\))?(?= \|)", tables)
+    assert len(cells) > 20
+    assert set(cells) <= found

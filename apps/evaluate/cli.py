@@ -190,6 +190,28 @@ def subject(
 
 
 @app.command()
+def dreambench(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    token: Annotated[
+        str, typer.Option(help="Placeholder token that stands for the subject.")
+    ] = "sks",
+) -> None:
+    """Write the prompts of DreamBench, a file of 25 for each of its 30 subjects.
+
+    Make 4 pictures of each prompt with the model of that subject, then compare with its photos:
+
+        [bold]diffusteer sample --prompts prompts/dog6.txt --model runs/dog6 --out made/dog6[/bold]
+
+        [bold]diffusteer evaluate subject made photos --token sks[/bold]
+    """
+    with one_line_errors(verbose=False):
+        from apps.evaluate.protocols.dreambench import write_prompts
+
+        write_prompts(out, token)
+        typer.echo(f"prompts of 30 subjects are in {out}")
+
+
+@app.command()
 @evaluation
 def multi(
     generated: Generated,

@@ -88,9 +88,12 @@ class Result:
         return _without_nan({"format": FORMAT, **asdict(self)})
 
     def write(self, path: Path) -> None:
-        """Write the JSON file; one of the same name is replaced."""
+        """Write the JSON file, its single pictures in one line; one of that name is replaced."""
+        content = self.to_dict()
+        images = json.dumps(content.pop("images"), allow_nan=False)
+        text = json.dumps(content, indent=1, allow_nan=False).removesuffix("\n}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+        write_file(path, f'{text},\n "images": {images}\n}}\n'.encode())
 
     @classmethod
     def read(cls, path: Path) -> Result:

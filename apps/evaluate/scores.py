@@ -17,6 +17,7 @@ def mean_score(
     about: str,
     *,
     groups: Sequence[Hashable] | None = None,
+    over: str = "pictures",
     better: str = "higher",
     seed: int = 0,
 ) -> Score:
@@ -28,6 +29,7 @@ def mean_score(
         metric, about, better: see ``Score``.
         groups: N names of what belongs together; each group counts the same, and is what the
             interval resamples.
+        over: what these are, for the record.
         seed: of the resamples.
     """
     units = values.double() if groups is None else group_means(values, groups)
@@ -37,7 +39,7 @@ def mean_score(
         known.mean().item() if len(known) else math.nan,
         mean_interval(known, seed) if len(known.unique()) > 1 else None,
         int((~values.isnan()).sum()),
-        about,
+        f"{about}; interval by resampling {over}",
         better,
     )
 

@@ -18,6 +18,7 @@ from apps.evaluate.numbers.neighbours import membership, radii
 from apps.evaluate.result import Score
 from apps.evaluate.scores import mean_score
 
+JACKKNIFE = "interval by leaving generated pictures out"
 PRECISION_K = 3
 DENSITY_K = 5
 Array = NDArray[np.float32]
@@ -28,7 +29,7 @@ def fid(fake: Array, real: Moments) -> Score:
     moments = Moments.of(fake)
     left_out = [frechet(moments - Moments.of(part), real) for part in _parts(fake)]
     value = frechet(moments, real)
-    about = "Frechet distance of Gaussians, unbiased covariances; biased upwards for few pictures"
+    about = f"Frechet distance of Gaussians, unbiased covariances; biased upwards; {JACKKNIFE}"
     interval = left_out_interval(value, left_out)
     return Score("fid", value, interval, len(fake), about, "lower")
 
@@ -38,7 +39,7 @@ def kid(fake: Array, real: Array) -> Score:
     parts = _parts(fake)
     sums = KernelSums.of(real, parts or [fake])
     value = sums.distance()
-    about = "unbiased MMD^2 over all pairs, kernel (x.y/D + 1)^3; not multiplied by 1000"
+    about = f"unbiased MMD^2 over all pairs, kernel (x.y/D + 1)^3, times 1; {JACKKNIFE}"
     interval = left_out_interval(value, sums.left_out()) if parts else None
     return Score("kid", value, interval, len(fake), about, "lower")
 
@@ -48,7 +49,7 @@ def vendi(fake: Array) -> Score:
     moment = second_moment(fake)
     left_out = [effective_number(moment - second_moment(part)) for part in _parts(fake)]
     value = effective_number(moment)
-    about = "exponential of the entropy of the cosine kernel's eigenvalues"
+    about = f"exponential of the entropy of the cosine kernel's eigenvalues; {JACKKNIFE}"
     return Score("vendi", value, left_out_interval(value, left_out), len(fake), about)
 
 
@@ -71,19 +72,21 @@ def neighbourhoods(fake: Array, real: Array, seed: int) -> Neighbourhoods:
             f"found {len(fake)} generated and {len(real)} real pictures; precision, recall, density"
             f" and coverage need {PRECISION_K + 1} and {DENSITY_K + 1}, other metrics 2 of each"
         )
-    reach = "balls that reach to the nearest neighbour number"
     near_real = membership(fake, real, radii(real, PRECISION_K)).balls > 0
     near_fake = membership(real, fake, radii(fake, PRECISION_K)).balls > 0
     dense = membership(fake, real, radii(real, DENSITY_K))
     density, covered = dense.balls.double() / DENSITY_K, dense.points > 0
+    few = f"balls to the nearest neighbour {PRECISION_K}"
+    many = f"balls to the nearest neighbour {DENSITY_K}"
     table = {
-        "precision": (near_real, f"share of generated pictures in real {reach} {PRECISION_K}"),
-        "recall": (near_fake, f"share of real pictures in generated {reach} {PRECISION_K}"),
-        "density": (density, f"number of real {reach} {DENSITY_K} around a generated picture, / 5"),
-        "coverage": (covered, f"share of real {reach} {DENSITY_K} with a generated picture"),
+        "precision": (near_real, f"share of generated pictures in real {few}", "generated"),
+        "recall": (near_fake, f"share of real pictures in generated {few}", "real"),
+        "density": (density, f"real {many} around a generated picture, / {DENSITY_K}", "generated"),
+        "coverage": (covered, f"share of real {many} with a generated picture", "real"),
     }
     scores = [
-        mean_score(name, found.double(), about, seed=seed) for name, (found, about) in table.items()
+        mean_score(name, found.double(), about, over=f"{side} pictures", seed=seed)
+        for name, (found, about, side) in table.items()
     ]
     return Neighbourhoods(scores, density)
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+
+from apps.pictures import write_file
 
 IMAGES_PER_PROMPT = 4
 """Pictures of each prompt: 30 subjects x 25 prompts x 4 = 3000."""
@@ -116,6 +119,23 @@ def prompts(class_noun: str, live: bool, token: str = "sks") -> list[str]:
         *(f"a {token} {class_noun} {scene}" for scene in scenes),
         *(f"a {name} {token} {class_noun}" for name in _PROPERTIES),
     ]
+
+
+def write_prompts(folder: Path, token: str = "sks") -> None:
+    """Write ``SUBJECT.txt`` with the 25 prompts of each subject, one a line.
+
+    Raises:
+        ValueError: the token is no single word, or the folder cannot be written to.
+    """
+    if not token or token != "".join(token.split()):
+        raise ValueError(f"token must be one word, found {token!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, subject in SUBJECTS.items():
+            lines = prompts(subject.class_noun, subject.live, token)
+            write_file(folder / f"{name}.txt", ("\n".join(lines) + "\n").encode())
+    except OSError as error:
+        raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
 
 
 def without_token(prompt: str, token: str = "sks") -> str:

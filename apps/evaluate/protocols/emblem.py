@@ -76,6 +76,7 @@ def emblem(
                             values[name],
                             about,
                             groups=texts,
+                            over="prompts",
                             better="neither" if name == "rarity" else "higher",
                             seed=seed,
                         )

@@ -136,6 +136,7 @@ def multi(
                         values[name],
                         about,
                         groups=asked,
+                        over="requests",
                         better="neither" if name == "ti_clip" else "higher",
                         seed=seed,
                     )

@@ -60,7 +60,9 @@ def prompts(
         def measure() -> Result:
             cosine = cosines(features, text_units(texts, clip))
             means = [
-                mean_score(model.name, liked[model.name], REWARD, groups=texts, seed=seed)
+                mean_score(
+                    model.name, liked[model.name], REWARD, groups=texts, over="prompts", seed=seed
+                )
                 for model in models
             ]
             values = {"clip_t": cosine, **liked}
@@ -88,22 +90,30 @@ def prompts(
 
 def clip_scores(cosine: Tensor, texts: Sequence[str], seed: int) -> tuple[Score, ...]:
     """Mean cosine (N,) of pictures and their texts, on the three scales that are in use."""
-    mean = mean_score("clip_t", cosine, "mean cosine", groups=texts, seed=seed)
-    interval = mean.interval and (_hundred(mean.interval[0]), _hundred(mean.interval[1]))
-    about = "100 x mean cosine, clamped at 0 after the mean"
+    about = "mean cosine of picture and prompt"
+    mean = mean_score("clip_t", cosine, about, groups=texts, over="prompts", seed=seed)
     return (
         mean,
         replace(
-            mean, metric="clip_score", value=_hundred(mean.value), interval=interval, about=about
+            mean,
+            metric="clip_score",
+            value=_hundred(mean.value),
+            interval=mean.interval and (_hundred(mean.interval[0]), _hundred(mean.interval[1])),
+            about=f"100 x clip_t, clamped at 0; {mean.about}",
         ),
         mean_score(
             "clip_score_hessel",
             2.5 * cosine.clamp(min=0),
-            "2.5 x mean of the cosines, each clamped at 0",
+            "mean of 2.5 x cosine, each clamped at 0",
             groups=texts,
+            over="prompts",
             seed=seed,
         ),
     )
+
+
+def _hundred(cosine: float) -> float:
+    return max(100 * cosine, 0.0)
 
 
 def _check_names(models: Sequence[Reward]) -> None:
@@ -112,10 +122,6 @@ def _check_names(models: Sequence[Reward]) -> None:
         raise ValueError(
             f"rewards must have different names, and none be clip_t; found {', '.join(names[1:])}"
         )
-
-
-def _hundred(cosine: float) -> float:
-    return max(100 * cosine, 0.0)
 
 
 def _liked(model: Reward, folder: Folder, texts: Sequence[str], place: Workplace) -> Tensor:

@@ -99,7 +99,12 @@ def subject(
                 scores=(
                     *(
                         mean_score(
-                            name, found, ABOUT[name], groups=owners, seed=place.settings.seed
+                            name,
+                            found,
+                            ABOUT[name],
+                            groups=owners,
+                            over="subjects",
+                            seed=place.settings.seed,
                         )
                         for name, found in values.items()
                     ),
@@ -184,4 +189,4 @@ def _ceiling(metric: str, features: Features, owners: Sequence[str], seed: int) 
         found.append(float(pairs) / (count * (count - 1)) if count > 1 else math.nan)
     about = "mean cosine of different real pictures of one subject, the ceiling"
     values = torch.tensor(found, dtype=torch.float64)
-    return mean_score(metric, values, about, better="neither", seed=seed)
+    return mean_score(metric, values, about, over="subjects", better="neither", seed=seed)

@@ -19,7 +19,8 @@ def tensor(*values: float) -> torch.Tensor:
 def test_mean_of_values() -> None:
     score = mean_score("m", tensor(1, 2, NAN, 6), "about", better="lower")
     assert (score.metric, score.value, score.n) == ("m", 3, 3)
-    assert (score.about, score.better) == ("about", "lower")
+    assert score.about == "about; interval by resampling pictures"
+    assert score.better == "lower"
     assert score.interval is not None
     assert 1 <= score.interval[0] < 3 < score.interval[1] <= 6
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from apps.cli import app
 from apps.evaluate.protocols.dreambench import IMAGES_PER_PROMPT, SUBJECTS, prompts, without_token
 
 
@@ -65,3 +68,21 @@ def test_the_token_is_taken_out_as_a_whole_word(prompt: str, token: str, left: s
 def test_without_the_token_a_prompt_is_that_of_the_class() -> None:
     for text in prompts("teapot", live=False):
         assert f"{without_token(text)} ".replace("teapot ", "sks teapot ").strip() == text
+
+
+def test_the_command_writes_the_prompts_of_every_subject(tmp_path: Path) -> None:
+    made = tmp_path / "prompts"
+    result = CliRunner().invoke(app, ["evaluate", "dreambench", str(made), "--token", "xyz"])
+    assert result.exit_code == 0
+    assert {path.stem for path in made.iterdir()} == set(SUBJECTS)
+    lines = (made / "cat2.txt").read_text().splitlines()
+    assert lines == prompts("cat", live=True, token="xyz")
+    assert (made / "can.txt").read_text().splitlines() == prompts("can", live=False, token="xyz")
+
+
+@pytest.mark.parametrize("token", ["", "two words"])
+def test_a_token_that_is_no_word_is_refused(tmp_path: Path, token: str) -> None:
+    made = tmp_path / "prompts"
+    result = CliRunner().invoke(app, ["evaluate", "dreambench", str(made), "--token", token])
+    assert (result.exit_code, made.exists()) == (2, False)
+    assert f"token must be one word, found {token!r}" in result.stderr

@@ -231,8 +231,9 @@ def test_the_result_says_how_it_was_made(captioned: Path, settings: EvaluateSett
     assert found.settings["extractor"] == clip.describe()
     assert (found.settings["pictures"], found.settings["seed"]) == (16, 9)
     assert len(found.settings["prompts"]) == 64
+    mean = "mean cosine of picture and prompt; interval by resampling prompts"
     assert [score.about for score in found.scores] == [
-        "mean cosine",
-        "100 x mean cosine, clamped at 0 after the mean",
-        "2.5 x mean of the cosines, each clamped at 0",
+        mean,
+        f"100 x clip_t, clamped at 0; {mean}",
+        "mean of 2.5 x cosine, each clamped at 0; interval by resampling prompts",
     ]
