@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from torch import Tensor
 
 from apps.evaluate.numbers.intervals import group_means, mean_interval
-from apps.evaluate.result import Score
+from apps.evaluate.pictures.folder import Folder
+from apps.evaluate.result import Images, Score
 
 
 def mean_score(
@@ -44,6 +45,20 @@ def mean_score(
     )
 
 
-def listed(values: Tensor) -> list[float | None]:
-    """Values (N,) for a result's single pictures, nan as None."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
+def single_pictures(
+    folder: Folder,
+    values: Mapping[str, Tensor],
+    texts: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> Images:
+    """Values (N,) of the pictures of a folder, nan as None; see ``Images``."""
+    return Images(
+        folder=str(folder.path),
+        names=folder.names,
+        values={
+            name: [None if math.isnan(value) else value for value in found.tolist()]
+            for name, found in values.items()
+        },
+        texts=tuple(texts),
+        groups=tuple(groups),
+    )

@@ -17,8 +17,8 @@ from apps.evaluate.numbers.set_scores import fid, kid, neighbourhoods, vendi
 from apps.evaluate.pictures.features import Features
 from apps.evaluate.pictures.folder import Folder
 from apps.evaluate.pictures.workplace import Workplace
-from apps.evaluate.result import Images, Result, Score
-from apps.evaluate.scores import listed
+from apps.evaluate.result import Result, Score
+from apps.evaluate.scores import single_pictures
 from apps.evaluate.settings import EvaluateSettings
 
 _log = logging.getLogger("diffusteer")
@@ -162,11 +162,7 @@ def _against_pictures(
         protocol="distribution",
         settings={**_settings(fake, reference), "seed": seed},
         scores=tuple(scores),
-        images=Images(
-            folder=str(fake.folder.path),
-            names=fake.folder.names,
-            values={name: listed(numbers) for name, numbers in values.items()},
-        ),
+        images=single_pictures(fake.folder, values),
     )
 
 

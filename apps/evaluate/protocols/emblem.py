@@ -19,8 +19,8 @@ from apps.evaluate.pictures.captions import read_rows
 from apps.evaluate.pictures.features import Features
 from apps.evaluate.pictures.texts import fingerprint
 from apps.evaluate.pictures.workplace import Workplace
-from apps.evaluate.result import Images, Result, Score
-from apps.evaluate.scores import listed, mean_score
+from apps.evaluate.result import Result, Score
+from apps.evaluate.scores import mean_score, single_pictures
 from apps.evaluate.settings import EvaluateSettings
 
 ABOUT = {
@@ -84,13 +84,7 @@ def emblem(
                     ),
                     *diversity(reading),
                 ),
-                images=Images(
-                    folder=str(generated),
-                    names=folder.names,
-                    values={name: listed(found) for name, found in values.items()},
-                    texts=tuple(texts),
-                    groups=tuple(texts),
-                ),
+                images=single_pictures(folder, values, texts, texts),
             )
 
         return place.finish(measure)

@@ -25,8 +25,8 @@ from apps.evaluate.pictures.features import Features
 from apps.evaluate.pictures.images import read_picture
 from apps.evaluate.pictures.texts import cosines, fingerprint, text_units
 from apps.evaluate.pictures.workplace import Workplace
-from apps.evaluate.result import Images, Result
-from apps.evaluate.scores import listed, mean_score
+from apps.evaluate.result import Result
+from apps.evaluate.scores import mean_score, single_pictures
 from apps.evaluate.settings import EvaluateSettings
 
 ABOUT = {
@@ -142,13 +142,7 @@ def multi(
                     )
                     for name, about in ABOUT.items()
                 ),
-                images=Images(
-                    folder=str(generated),
-                    names=folder.names,
-                    values={name: listed(column) for name, column in values.items()},
-                    texts=tuple(asked),
-                    groups=tuple(asked),
-                ),
+                images=single_pictures(folder, values, asked, asked),
             )
 
         return place.finish(measure)

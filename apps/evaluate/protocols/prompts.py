@@ -16,8 +16,8 @@ from apps.evaluate.pictures.folder import Folder
 from apps.evaluate.pictures.images import read_picture
 from apps.evaluate.pictures.texts import cosines, fingerprint, text_units
 from apps.evaluate.pictures.workplace import Workplace
-from apps.evaluate.result import Images, Result, Score
-from apps.evaluate.scores import listed, mean_score
+from apps.evaluate.result import Result, Score
+from apps.evaluate.scores import mean_score, single_pictures
 from apps.evaluate.settings import EvaluateSettings
 
 REWARD = "mean score of a preference model, on its own scale"
@@ -76,13 +76,7 @@ def prompts(
                     "seed": seed,
                 },
                 scores=(*clip_scores(cosine, texts, seed), *means),
-                images=Images(
-                    folder=str(generated),
-                    names=folder.names,
-                    values={name: listed(found) for name, found in values.items()},
-                    texts=tuple(texts),
-                    groups=tuple(texts),
-                ),
+                images=single_pictures(folder, values, texts, texts),
             )
 
         return place.finish(measure)

@@ -25,8 +25,8 @@ from apps.evaluate.pictures.folder import Folder
 from apps.evaluate.pictures.texts import cosines, fingerprint, text_units
 from apps.evaluate.pictures.workplace import Workplace
 from apps.evaluate.protocols.dreambench import without_token
-from apps.evaluate.result import Images, Result, Score
-from apps.evaluate.scores import listed, mean_score
+from apps.evaluate.result import Result, Score
+from apps.evaluate.scores import mean_score, single_pictures
 from apps.evaluate.settings import EvaluateSettings
 
 _log = logging.getLogger("diffusteer")
@@ -110,13 +110,7 @@ def subject(
                     ),
                     *ceilings,
                 ),
-                images=Images(
-                    folder=str(generated),
-                    names=fake.names,
-                    values={name: listed(found) for name, found in values.items()},
-                    texts=tuple(texts),
-                    groups=tuple(owners),
-                ),
+                images=single_pictures(fake, values, texts, owners),
             )
 
         return place.finish(measure)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from apps.evaluate.comparison import Difference, compare, differing, markdown_table
+from apps.evaluate.pictures.folder import Folder
 from apps.evaluate.result import Images, Result
-from apps.evaluate.scores import listed, mean_score
+from apps.evaluate.scores import mean_score, single_pictures
 
 SETTINGS: dict[str, Any] = {"extractor": {"name": "a", "size": {"height": 64}}, "ks": (3, 5)}
 NAMES = tuple(f"{number:03}.png" for number in range(60))
@@ -26,7 +27,8 @@ def result(
     settings: Mapping[str, Any] = SETTINGS,
 ) -> Result:
     score = mean_score("m", values, "about", groups=groups or None, better="lower")
-    images = Images("out", tuple(names), {"m": listed(values)}, groups=tuple(groups))
+    folder = Folder(Path("out"), tuple(names), tuple(names))
+    images = single_pictures(folder, {"m": values}, groups=groups)
     return Result("p", settings, (score,), images)
 
 

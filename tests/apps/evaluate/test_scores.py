@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from apps.evaluate.scores import listed, mean_score
+from apps.evaluate.pictures.folder import Folder
+from apps.evaluate.result import Images
+from apps.evaluate.scores import mean_score, single_pictures
 
 NAN = math.nan
 
@@ -64,5 +67,7 @@ def test_seed_and_precision() -> None:
     assert mean_score("m", big, "").value == pytest.approx(1e8 + 8 / 3, abs=1e-6)
 
 
-def test_listed() -> None:
-    assert listed(tensor(1, NAN, 0.5)) == [1, None, 0.5]
+def test_single_pictures_have_none_where_there_is_no_number() -> None:
+    folder = Folder(Path("made"), ("b", "a"), ("0", "1"))
+    found = single_pictures(folder, {"m": tensor(NAN, 0.5)}, ["x", "y"], ["g", "h"])
+    assert found == Images("made", ("b", "a"), {"m": [None, 0.5]}, ("x", "y"), ("g", "h"))
