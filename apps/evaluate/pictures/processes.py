@@ -45,7 +45,8 @@ class Processes:
                 f"{launched} processes cannot work together on {own.type}; use --device cpu, or "
                 "one process"
             )
-        self.device: torch.device = own if launched == 1 else self._state.device
+        shared = torch.device("cpu") if cpu else self._state.device  # not "cpu:0"
+        self.device: torch.device = own if launched == 1 else shared
 
     @property
     def count(self) -> int:
