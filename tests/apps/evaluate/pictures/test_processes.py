@@ -54,7 +54,7 @@ def test_two_processes(emblems: Path, settings: EvaluateSettings, tmp_path: Path
     for path in sorted(emblems.glob("*.png"))[::2]:
         shutil.copy(path, real)
     out = tmp_path / "out" / "two.json"
-    options = ("--cache", tmp_path / "both", "--batch-size", 3)
+    options = ("--cache", tmp_path / "both", "--batch-size", "3")
     ended = launch("distribution", emblems, real, "--out", out, *options)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("| fid |") == 1
