@@ -17,6 +17,7 @@ from apps.bench.cli import app as bench
 from apps.claims.cli import app as claims
 from apps.errors import OneLineErrors, SayWarnings, one_line_errors
 from apps.evaluate.cli import app as evaluate
+from apps.hunt.cli import hunt
 from apps.quiet import quiet
 from apps.schedulers import DIFFUSION
 from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings, read_prompts
@@ -25,6 +26,7 @@ app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False, rich_markup
 app.add_typer(bench, name="bench")
 app.add_typer(claims, name="claims")
 app.add_typer(evaluate, name="evaluate")
+app.command()(hunt)
 
 
 @app.callback(invoke_without_command=True)

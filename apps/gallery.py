@@ -57,6 +57,10 @@ PICTURES = (
     Picture("APG", ("CFG(12)", "APG(12, norm_threshold=2.0)")),
     Picture("CFGZeroStar", ("CFG(7)", "CFGZeroStar(7)"), model="emblem-dit"),
     Picture("CFGPlusPlus", ("CFG(4)", "CFGPlusPlus(0.6)")),
+    Picture(
+        "DynamicCFG",
+        ("CFG(4)", "CFG(12)", "DynamicCFG((1, 2, 4, 8, 12), Saturation(), default=12)"),
+    ),
     Picture("CADS", ("CFG(4)", "CFG(4) + CADS(strength=1.0)"), prompts=(HEART,) * 8),
     Picture(
         "PerpNeg",

@@ -7,6 +7,7 @@ from guidance.cads import CADS
 from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
 from guidance.cfg_zero_star import CFGZeroStar
+from guidance.classifier_guidance import ClassifierGuidance
 from guidance.core.family import Family, register_family
 from guidance.core.guide import guide
 from guidance.core.guider import from_guider
@@ -27,13 +28,21 @@ from guidance.core.schedule import (
     table,
 )
 from guidance.core.spec import parse_rule
+from guidance.dynamic_cfg import DynamicCFG
 from guidance.dynamic_threshold import DynamicThreshold
+from guidance.evaluators import Agreement, Clipping, Decoded, Saturation
 from guidance.fit_linear_ag import fit_linear_ag
+from guidance.gfcg import GradientFreeClassifierGuidance
+from guidance.head_hunter import hunt
+from guidance.head_set import HeadSet
+from guidance.kernel_bandit import RBF, Polynomial, RandomFourier, exploration
 from guidance.linear_ag import LinearAG
+from guidance.loss_guidance import LossGuidance
 from guidance.perp_neg import PerpNeg
 from guidance.registry import METHODS, Method
 from guidance.rescale import Rescale
 from guidance.seg import SEG
+from guidance.selection import PromptRouter
 from guidance.skip_layers import SkipLayers
 from guidance.soft_pag import PAG, SoftPAG
 from guidance.view_weights import view_weights
@@ -45,30 +54,43 @@ __all__ = [
     "COND",
     "METHODS",
     "PAG",
+    "RBF",
     "SEG",
     "UNCOND",
     "AdaptiveGuidance",
+    "Agreement",
     "AutoGuidance",
     "CFGPlusPlus",
     "CFGZeroStar",
     "Call",
     "Chain",
+    "ClassifierGuidance",
+    "Clipping",
     "Conditioning",
     "Correction",
+    "Decoded",
     "Direction",
+    "DynamicCFG",
     "DynamicThreshold",
     "Family",
+    "GradientFreeClassifierGuidance",
+    "HeadSet",
     "Inspection",
     "LinearAG",
+    "LossGuidance",
     "Method",
     "PerpNeg",
     "Perturbation",
     "PerturbedDirection",
+    "Polynomial",
+    "PromptRouter",
+    "RandomFourier",
     "Record",
     "Report",
     "Rescale",
     "Rule",
     "Run",
+    "Saturation",
     "ScaledDirection",
     "Schedule",
     "SkipLayers",
@@ -76,9 +98,11 @@ __all__ = [
     "Step",
     "constant",
     "cosine",
+    "exploration",
     "fit_linear_ag",
     "from_guider",
     "guide",
+    "hunt",
     "inspect",
     "limited",
     "linear",

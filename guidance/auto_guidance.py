@@ -116,32 +116,38 @@ class AutoGuidance(Direction):
         return ()
 
     def needs(self, step: Step) -> Iterable[Branch]:
-        return () if self._neutral(step) else (self._branch,)
+        return () if self.excess(step) == 0 else (self.branch(step),)
 
     def guide(self, step: Step) -> Tensor:
         scale = step.notes["AutoGuidance: scale"] = self._scale_at(step)
         cond = step.evaluate(COND)
-        if self._neutral(step):
+        if self.excess(step) == 0:
             return cond
+        return autoguide(cond, step.evaluate(self.branch(step)), scale)
+
+    def excess(self, step: Step) -> float:
+        """``w - 1`` at a step; exactly 0 outside the interval, and where w is 1 up to rounding."""
+        scale = self._scale_at(step)
+        return scale - 1 if self.active(step) and not isclose(scale, 1, rel_tol=1e-6) else 0.0
+
+    def branch(self, step: Step, of: Branch = COND) -> Branch:
+        """The weak version of the prediction of a branch.
+
+        Raises:
+            ValueError: the weak version is a pipeline whose scheduler expects another type.
+        """
+        if self.perturbation is not None:
+            return perturbed(self.perturbation, of)
         scheduler = getattr(self.weak, "scheduler", None)
         if scheduler is not None and prediction_type(scheduler) != step.prediction_type:
             raise ValueError(
                 f"AutoGuidance: weak must predict {step.prediction_type!r} like the strong model, "
                 f"found a pipeline for {prediction_type(scheduler)!r}"
             )
-        return autoguide(cond, step.evaluate(self._branch), scale)
-
-    @property
-    def _branch(self) -> Branch:
-        if self.perturbation is not None:
-            return perturbed(self.perturbation)
-        return weak(self._network)
+        return weak(self._network, of)
 
     def _scale_at(self, step: Step) -> float:
         return scale_at(self.scale, step.fraction, "AutoGuidance")
-
-    def _neutral(self, step: Step) -> bool:
-        return isclose(self._scale_at(step), 1, rel_tol=1e-6)
 
     def __repr__(self) -> str:
         if isinstance(self.weak, str | tuple):

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ from guidance.core.heads import Layer, Selectors, check_selectors, resolve
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import wide
 from guidance.core.schedule import check_number
+from guidance.head_set import HeadSet
 
 JOINT_MODES = ("row", "row_all", "masked", "block", "block_mass")
 
@@ -210,7 +211,8 @@ class SoftPAG(PerturbedDirection):
             Neutral at 0, where nothing is evaluated; 3 with CFG and 5 without are common.
         heads: a layer ``"mid"``, a head ``"mid_block.attentions.0.transformer_blocks.0.attn1:3"``
             or ``(layer, 3)``, or several of them; ``"auto"`` for whole layers by family. See
-            ``guidance.core.heads`` for patterns, ``guidance.inspect(pipe)`` for the names.
+            ``guidance.core.heads`` for patterns, ``guidance.inspect(pipe)`` for the names. A
+            ``HeadSet`` stands for its heads, on a model with the layers of its own.
         strength: ``u``, from 0 (unchanged) to 1 (identity); one number, or one for each selected
             head in the order of selection. Neutral if all are 0.
         joint_mode: one of ``JOINT_MODES``; None for ``"masked"`` where text tokens share the map.
@@ -220,12 +222,16 @@ class SoftPAG(PerturbedDirection):
             heads that the model does not have.
     """
 
-    heads: Selectors = "auto"
+    heads: Selectors | HeadSet = "auto"
     strength: float | tuple[float, ...] = 1.0
     joint_mode: str | None = None
+    _found: HeadSet | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.heads, HeadSet):
+            object.__setattr__(self, "_found", self.heads)
+            object.__setattr__(self, "heads", self.heads.heads)
         object.__setattr__(self, "heads", check_selectors("SoftPAG", "heads", self.heads))
         object.__setattr__(self, "strength", _checked_strength(self.strength))
         if self.joint_mode is not None:
@@ -234,7 +240,13 @@ class SoftPAG(PerturbedDirection):
     @property
     def perturbation(self) -> Softened | None:
         strengths = self.strength if isinstance(self.strength, tuple) else (self.strength,)
+        assert not isinstance(self.heads, HeadSet)
         return Softened(self.heads, self.strength, self.joint_mode) if any(strengths) else None
+
+    def check(self, model: nn.Module, family: Family) -> tuple[str, ...]:
+        if self._found is not None:
+            self._found.check(model)
+        return super().check(model, family)
 
 
 @dataclass(frozen=True, repr=False)

@@ -75,6 +75,23 @@ class Arguments:
 
         return self._with_rows(taken)
 
+    def with_sample(self, sample: Tensor) -> Arguments:
+        """These arguments with another noisy input; channels that it lacks stay as they are."""
+        family, own = self.family, self.sample
+        axis, size = family.channels, sample.shape[family.channels]
+        rest = own.narrow(axis, size, own.shape[axis] - size)
+        whole: Any = torch.cat([sample.to(own.dtype), rest], axis)
+        value = self.values[family.sample]
+        if isinstance(value, list | tuple):
+            whole = type(value)(whole)
+        return Arguments(family, {**self.values, family.sample: whole}, self.positional)
+
+    def with_labels(self, labels: Sequence[int]) -> Arguments:
+        """These arguments with other class labels, one for each row."""
+        own = self.values["class_labels"]
+        values = {**self.values, "class_labels": own.new_tensor(labels)}
+        return Arguments(self.family, values, self.positional)
+
     def join(self, others: Sequence[Arguments]) -> Arguments | None:
         """These rows followed by those of other calls; None where one call cannot hold them."""
         if any(not self._agrees(other) for other in others):

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 from guidance.core.schedule import Schedule
+
+
+class Part:
+    """Base of settings objects inside rules, such as evaluators, that text and JSON may name.
+
+    Subclasses are frozen dataclasses.
+    """
+
+    known: ClassVar[dict[str, type[Part]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Part.known[cls.__name__] = cls
 
 
 def encode(value: Any, where: str) -> Any:
@@ -17,16 +29,17 @@ def encode(value: Any, where: str) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Schedule):
+    if isinstance(value, Schedule | Part):
+        kind = "schedule" if isinstance(value, Schedule) else "part"
         settings = {item.name: encode(getattr(value, item.name), where) for item in fields(value)}  # type: ignore[arg-type]
-        return {"schedule": type(value).__name__, **settings}
+        return {kind: type(value).__name__, **settings}
     if isinstance(value, list | tuple):
         return [encode(item, where) for item in value]
     if hasattr(value, "to_config"):
         return value.to_config()
     raise ValueError(
-        f"{where} has no JSON form: expected numbers, text, rules or schedules, found {value!r}; "
-        "use a schedule such as piecewise(...) or table(...) instead of a function"
+        f"{where} has no JSON form: expected numbers, text, rules, schedules or parts of rules, "
+        f"found {value!r}; a function has none, a schedule such as piecewise(...) has"
     )
 
 
@@ -40,6 +53,8 @@ def decode(value: Any) -> Any:
         if "rule" in value:
             return Rule.from_config(value)
         settings = dict(value)
+        if "part" in value:
+            return _part(settings.pop("part"), settings)
         name = settings.pop("schedule", None)
         if name not in Schedule.known:
             raise ValueError(
@@ -47,3 +62,11 @@ def decode(value: Any) -> Any:
             )
         return Schedule.known[name](**{key: decode(item) for key, item in settings.items()})
     return value
+
+
+def _part(name: Any, settings: Mapping[str, Any]) -> Part:
+    if name not in Part.known:
+        raise ValueError(
+            f"config: part must be one of {', '.join(sorted(Part.known))}, found {name!r}"
+        )
+    return Part.known[name](**{key: decode(item) for key, item in settings.items()})

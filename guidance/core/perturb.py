@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from guidance.core.family import Family
-from guidance.core.prediction import COND, Branch, Step, perturbed, wide
+from guidance.core.prediction import COND, Branch, Step, per_sample, perturbed, wide
 from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 
@@ -66,10 +66,13 @@ class Perturbation:
         raise NotImplementedError
 
 
-def push_away(cond: Tensor, worse: Tensor, scale: float) -> Tensor:
-    """``cond + s (cond - worse)`` in the dtype of cond, ``(B, ...)``; 0 gives cond."""
+def push_away(cond: Tensor, worse: Tensor, scale: float | Tensor) -> Tensor:
+    """``cond + s (cond - worse)`` in the dtype of cond, ``(B, ...)``; 0 gives cond.
+
+    A scale of its own for each sample is ``(B,)``.
+    """
     base = wide(cond)
-    return (base + scale * (base - wide(worse))).to(cond.dtype)
+    return (base + per_sample(scale, base) * (base - wide(worse))).to(cond.dtype)
 
 
 @dataclass(frozen=True, repr=False)

@@ -92,10 +92,11 @@ class Evaluations:
     def prepare(self, branches: Iterable[Branch]) -> None:
         """Evaluate several branches, in one batch where the batching allows."""
         wanted = [b for b in dict.fromkeys((COND, *branches)) if b not in self._outputs]
-        together = [b for b in wanted if not self._alone(b)] if self._batching == "joint" else []
-        self._evaluate(together)
+        calls: dict[Any, list[Branch]] = {}
         for branch in wanted:
-            self.output(branch)
+            calls.setdefault(self._company(branch), []).append(branch)
+        for together in calls.values():
+            self._evaluate(together)
 
     def output(self, branch: Branch) -> Tensor:
         """The denoiser's output for this branch with all its channels, ``(B, ...)``."""
@@ -104,6 +105,12 @@ class Evaluations:
         if branch not in self._outputs:
             self._evaluate([branch])
         return self._outputs[branch]
+
+    def denoised(self, sample: Tensor) -> Tensor:
+        """The denoiser's output for another noisy input in the conditional rows, ``(B, ...)``."""
+        self._evaluated += self.images
+        arguments = self._arguments(COND).with_sample(sample)
+        return _prediction(arguments.call(self._denoiser.plain))
 
     def answer(self, guided: Tensor, into: Any = None) -> Any:
         """What the denoiser returns: the guided prediction in the rows of every branch.
@@ -126,10 +133,14 @@ class Evaluations:
         _prediction(into).copy_(torch.cat(stacks))
         return into
 
-    def _alone(self, branch: Branch) -> bool:
-        """Whether a branch cannot share a call of the denoiser with others."""
+    def _company(self, branch: Branch) -> Any:
+        """What branches must have in common to share a call of the denoiser."""
         inner = branch.branch if isinstance(branch, limited) else branch
-        return isinstance(inner, weak) or (isinstance(inner, perturbed) and self._denoiser.compiled)
+        if self._batching == "sequential":
+            return branch
+        if isinstance(inner, weak):
+            return id(inner.model)
+        return branch if isinstance(inner, perturbed) and self._denoiser.compiled else None
 
     def _evaluate(self, branches: list[Branch]) -> None:
         """One call for all of these branches, or one for each where their shapes differ."""
@@ -204,7 +215,7 @@ class Evaluations:
 
     def _new_arguments(self, branch: Branch) -> Arguments:
         if isinstance(branch, perturbed | weak):
-            return self._arguments(COND)
+            return self._arguments(branch.of)
         if isinstance(branch, prompt):
             if branch not in self._prompts:
                 raise self._missing(branch)

@@ -7,7 +7,7 @@ and ``v = alpha eps - sigma x0`` (Salimans and Ho 2022, arXiv 2202.00512); flow 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
@@ -27,27 +27,33 @@ class prompt:
     """Branch of an extra prompt, with everything but the text as in the conditional branch.
 
     Args:
-        text: a prompt or a class label, or a tuple of them with one for each prompt of the call.
+        text: a prompt or a class label, or a tuple of them with one for each prompt of the call, or
+            a function that makes it from each of them.
     """
 
-    text: str | int | tuple[str | int, ...]
+    text: str | int | tuple[str | int, ...] | Callable[[Any], str | int]
 
 
 @dataclass(frozen=True)
 class perturbed:
-    """Branch of the conditional inputs while a ``Perturbation`` works on the denoiser."""
+    """Branch of the conditional inputs, or of another branch's, while a ``Perturbation`` works."""
 
     by: Any
+    of: Branch = COND
 
 
 @dataclass(frozen=True, eq=False)
 class weak:
-    """Branch of the conditional inputs in another denoiser, which is compared by identity."""
+    """Branch of the conditional inputs, or of another branch's, in another denoiser.
+
+    Denoisers are compared by identity.
+    """
 
     model: Any
+    of: Branch = COND
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, weak) and other.model is self.model
+        return isinstance(other, weak) and other.model is self.model and other.of == self.of
 
     def __hash__(self) -> int:
         return id(self.model)
@@ -90,6 +96,14 @@ def _divide(value: Tensor, by: float, what: str) -> Tensor:
     return value / by
 
 
+def _one_by_one(branches: Iterable[Branch]) -> None:
+    """Branches are evaluated when they are asked for."""
+
+
+def _no_denoiser(x: Tensor) -> Tensor:
+    raise ValueError("there is no denoiser to differentiate: none was given")
+
+
 def _no_sampler() -> tuple[float, float]:
     raise ValueError("the noise level after this step is unknown: no sampler was given")
 
@@ -107,6 +121,9 @@ class Step:
             predictions, which come last.
         prediction_type: what the model predicts, one of ``PREDICTION_TYPES``.
         evaluator: computes the prediction of a branch; use ``evaluate``.
+        prepare: evaluates several branches, in one batch where the batching allows.
+        denoise: the conditional prediction for another noisy input ``(B, ...)``, which may have the
+            channels of predictions alone; evaluated anew, and differentiable.
         scheduler: class name of the scheduler.
         next_level: computes alpha and sigma after this step; raises ValueError where the sampler is
             no deterministic first order one.
@@ -114,6 +131,8 @@ class Step:
         native: the pipeline's own guidance ``(uncond, cond, w)``, where it is more than
             ``uncond + w (cond - uncond)``.
         channels: axis of the channels.
+        prompts: prompt or class label of each image of the batch; None where there is none to read,
+            as for embeddings and in a loop of one's own.
         live: images that branches are evaluated for, None for all; see ``only``.
         memory: what rules keep from one call to the next; empty at the start of every run.
         notes: what rules put in the report of this call.
@@ -127,10 +146,13 @@ class Step:
     x: Tensor
     prediction_type: str
     evaluator: Callable[[Branch], Tensor]
+    prepare: Callable[[Iterable[Branch]], None] = _one_by_one
+    denoise: Callable[[Tensor], Tensor] = _no_denoiser
     scheduler: str = ""
     next_level: Callable[[], tuple[float, float]] = _no_sampler
     guidance_scale: float | None = None
     native: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    prompts: tuple[str | int, ...] | None = None
     live: tuple[bool, ...] | None = None
     channels: int = 1
     memory: dict[Hashable, Any] = field(default_factory=dict)
@@ -154,7 +176,24 @@ class Step:
         """This step with every branch but cond evaluated for the live images alone."""
         return replace(self, live=tuple(live))
 
-    def _input(self, like: Tensor) -> Tensor:
+    def evaluate_each(self, branches: Sequence[Branch | None]) -> Tensor:
+        """Prediction of a branch of its own for each image, ``(B, ...)``; for None that of cond."""
+        live = self.live or (True,) * len(branches)
+        parts = [
+            limited(wanted, tuple(a and b == wanted for a, b in zip(live, branches, strict=True)))
+            for wanted in dict.fromkeys(branches)
+            if wanted is not None
+        ]
+        parts = [part for part in parts if any(part.live)]
+        self.prepare(parts)
+        result = self.evaluate(COND)
+        for part in parts:
+            mask = torch.tensor(part.live, device=result.device)
+            mask = mask.view(-1, *[1] * (result.ndim - 1))
+            result = torch.where(mask, self.evaluator(part), result)
+        return result
+
+    def noisy(self, like: Tensor) -> Tensor:
         """The noisy input in the channels of a prediction; raises ValueError at unknown noise."""
         if isnan(self.alpha):
             raise ValueError(
@@ -166,7 +205,7 @@ class Step:
 
     def x0(self, pred: Tensor) -> Tensor:
         """Clean data that a prediction implies; raises ValueError for eps models at alpha 0."""
-        pred, x = wide(pred), self._input(pred)
+        pred, x = wide(pred), self.noisy(pred)
         match self.prediction_type:
             case "epsilon":
                 return _divide(x - self.sigma * pred, self.alpha, "x0")
@@ -179,7 +218,7 @@ class Step:
 
     def eps(self, pred: Tensor) -> Tensor:
         """Noise that a prediction implies; raises ValueError for x0 models at sigma 0."""
-        pred, x = wide(pred), self._input(pred)
+        pred, x = wide(pred), self.noisy(pred)
         match self.prediction_type:
             case "epsilon":
                 return pred
@@ -202,7 +241,7 @@ class Step:
 
     def from_x0(self, x0: Tensor) -> Tensor:
         """Prediction in the model's own space that implies this x0; inverse of ``x0``."""
-        x0, x = wide(x0), self._input(x0)
+        x0, x = wide(x0), self.noisy(x0)
         match self.prediction_type:
             case "epsilon":
                 return _divide(x - self.alpha * x0, self.sigma, "eps")
@@ -215,7 +254,7 @@ class Step:
 
     def from_eps(self, eps: Tensor) -> Tensor:
         """Prediction in the model's own space that implies this noise; inverse of ``eps``."""
-        eps, x = wide(eps), self._input(eps)
+        eps, x = wide(eps), self.noisy(eps)
         match self.prediction_type:
             case "epsilon":
                 return eps

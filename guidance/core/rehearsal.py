@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from guidance.core.arguments import Arguments
+from guidance.core.prediction import prompt
 
 _OTHER_PROMPTS = re.compile(r"(pooled_|t5_|clip_)?prompt_(\d|embeds|mask|attention_mask).*")
 
@@ -27,11 +28,26 @@ class Heard(BaseException):
         self.arguments = arguments
 
 
+def rehearse_all(
+    pipe: Any, plain: Callable[..., Any], call: Mapping[str, Any], branches: Sequence[prompt]
+) -> dict[prompt, Arguments]:
+    """Conditional rows for several prompts, see ``rehearse``; one call serves all class labels."""
+    heard: dict[prompt, Arguments] = {}
+    for branch in branches:
+        first = next(iter(heard.values()), None)
+        if first is None or not isinstance(first.values.get("class_labels"), torch.Tensor):
+            heard[branch] = rehearse(pipe, plain, call, branch.text)
+        else:
+            texts = _texts(branch.text, call["class_labels"], None)
+            heard[branch] = first.with_labels(texts)
+    return heard
+
+
 def rehearse(
     pipe: Any,
     plain: Callable[..., Any],
     call: Mapping[str, Any],
-    text: str | int | tuple[str | int, ...],
+    text: str | int | tuple[str | int, ...] | Callable[[Any], str | int],
 ) -> Arguments:
     """Conditional rows that the pipeline sends for another prompt.
 
@@ -39,10 +55,11 @@ def rehearse(
         pipe: the pipeline.
         plain: its own call; its denoiser must raise ``Heard``.
         call: arguments of the call with the main prompt.
-        text: prompt or class label, or one for each prompt of the call.
+        text: prompt or class label, or one for each prompt of the call, or a function of each.
 
     Raises:
-        ValueError: no prompt to replace, or not one text for each prompt of the call.
+        ValueError: no prompt to replace, not one text for each prompt of the call, or a function of
+            prompts that are given as embeddings.
     """
     name = "class_labels" if "class_labels" in call else "prompt"
     if name not in call:
@@ -67,6 +84,13 @@ def _texts(text: Any, main: Any, embeds: Any) -> Any:
     """The text in the form of the main prompt, one for each image if that is a list."""
     single = isinstance(main, str | int) or (main is None and embeds is None)
     count = 1 if single else len(embeds if main is None else main)
+    if callable(text):
+        if main is None:
+            raise ValueError(
+                "an extra prompt is made from the prompt of the call, found embeddings in its "
+                "place; give the prompt as text"
+            )
+        return text(main) if single else [text(each) for each in main]
     if isinstance(text, tuple):
         if len(text) != count:
             raise ValueError(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from itertools import zip_longest
+from math import isfinite, isnan, nan
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from guidance.core.clock import Tick
 from guidance.core.prediction import Step
 
 _COLUMNS = ("run", "index", "timestep", "sigma", "edm_sigma", "scale", "evaluations", "active")
+
+_FEW = 8
+"""Images whose scales a plot shows one by one."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Record:
         run, index: number of the run within the block, and of the call within the run.
         timestep, sigma, edm_sigma: noise level of the call, see ``Step``.
         active: names of the rules that acted.
-        scale: guidance scale used, None where no rule used one.
+        scale: guidance scale used, None where no rule used one; a list of one for each image where
+            they differ, None for images that are not guided.
         evaluations: denoiser evaluations per image, the mean over the batch.
         extras: what rules noted beside the scale.
     """
@@ -98,14 +104,26 @@ class Report:
                 writer.writerow(row + [record.extras.get(name) for name in extras])
 
     def plot(self, path: str | Path) -> None:
-        """Draw scale and evaluations over the calls; needs matplotlib."""
+        """Draw scale and evaluations over the calls; needs matplotlib.
+
+        Scales of single images are lines of their own, for many images their median in their range.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
         calls = range(len(self.steps))
-        scales = [float("nan") if r.scale is None else r.scale for r in self.steps]
-        top.plot(calls, scales, marker=".")
+        scales = [_scales(record) for record in self.steps]
+        images = max(map(len, scales), default=0)
+        # A call with one scale for all has it in every line.
+        columns = [row * images if len(row) == 1 else row for row in scales]
+        if images <= _FEW:
+            for line in zip_longest(*columns, fillvalue=nan):
+                top.plot(calls, line, marker=".")
+        else:
+            known = [[scale for scale in row if not isnan(scale)] or [nan] for row in columns]
+            top.fill_between(calls, list(map(min, known)), list(map(max, known)), alpha=0.3)
+            top.plot(calls, list(map(median, known)), marker=".")
         top.set(ylabel="scale", title=f"{self.rule} on {self.model}")
         bottom.step(calls, [r.evaluations for r in self.steps], where="mid")
         bottom.set(xlabel="denoiser call", ylabel="evaluations per image", ylim=(0, None))
@@ -120,9 +138,16 @@ class Report:
             f"{'run':>4}{'call':>6}{'timestep':>10}{'sigma':>8}{'scale':>8}{'evals':>6}  rules",
         ]
         for r in self.steps:
-            scale = f"{r.scale:.4g}" if isinstance(r.scale, float | int) else str(r.scale or "-")
+            ends = sorted({scale for scale in _scales(r) if not isnan(scale)})
+            scale = "..".join(f"{end:.4g}" for end in dict.fromkeys(ends[:1] + ends[-1:])) or "-"
             lines.append(
                 f"{r.run:>4}{r.index:>6}{r.timestep:>10.1f}{r.sigma:>8.4f}{scale:>8}"
                 f"{r.evaluations:>6g}  {' '.join(r.active) or '-'}"
             )
         return "\n".join(lines)
+
+
+def _scales(record: Record) -> list[float]:
+    """Scale of each image, or one for all of them; nan where there is none."""
+    scales = record.scale if isinstance(record.scale, list) else [record.scale]
+    return [nan if scale is None else scale for scale in scales]

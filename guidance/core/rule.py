@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from types import FunctionType, MethodType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ class Rule:
 
     def __repr__(self) -> str:
         given = (
-            f"{item.name}={getattr(self, item.name)!r}"
+            f"{item.name}={_shown(getattr(self, item.name))}"
             for item in fields(self)
             if item.init and not _is_default(item, getattr(self, item.name))
         )
@@ -152,6 +153,14 @@ class Rule:
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"config of {name}: {error}") from error
         return rule
+
+
+def _shown(value: object) -> str:
+    """The value as text; what lives in memory alone, a network or a function, by its name."""
+    in_memory = isinstance(value, nn.Module | FunctionType | MethodType)
+    if in_memory or type(value).__repr__ is object.__repr__:
+        return f"<{getattr(value, '__name__', type(value).__name__)}>"
+    return repr(value)
 
 
 def _is_default(item: Any, value: object) -> bool:

@@ -28,7 +28,7 @@ from guidance.core.prediction import (
     limited,
     prompt,
 )
-from guidance.core.rehearsal import Heard, rehearse
+from guidance.core.rehearsal import Heard, rehearse_all
 from guidance.core.report import Report
 from guidance.core.rule import Rule
 from guidance.core.solver import next_noise_level
@@ -92,15 +92,14 @@ class Run:
         target.call, self._turn = bound.arguments, None
         try:
             self._rehearsing = True
-            for branch in self.rule.prompts():
-                self._prompts[branch] = rehearse(target.pipe, plain, bound.arguments, branch.text)
+            self._prompts = rehearse_all(target.pipe, plain, bound.arguments, self.rule.prompts())
             self._rehearsing = False
             result = plain(*args, **kwargs)
             self.finish()
             return result
         finally:
             target.call, self._rehearsing, self._turn = {}, False, None
-            self._prompts.clear()
+            self._prompts = {}
 
     def call_denoiser(
         self,
@@ -197,11 +196,13 @@ class Run:
         scheduler, eta = target.scheduler, target.setting("eta") or 0.0
         native = family.native
 
-        def evaluate(branch: Branch) -> Tensor:
-            output = evaluations.output(branch)
+        def guided(output: Tensor) -> Tensor:
             size = family.guided or min(output.shape[axis], x.shape[axis])
             shared = output.narrow(axis, 0, size)
             return self._signed(family, shared.float() if family.float32 else shared)
+
+        def evaluate(branch: Branch) -> Tensor:
+            return guided(evaluations.output(branch))
 
         return Step(
             index=tick.index,
@@ -214,8 +215,11 @@ class Run:
             prediction_type=kind,
             scheduler=type(scheduler).__name__,
             evaluator=evaluate,
+            prepare=evaluations.prepare,
+            denoise=lambda sample: guided(evaluations.denoised(sample)),
             next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
             guidance_scale=target.scale(model),
+            prompts=target.prompts(evaluations.images),
             native=native and (lambda u, c, w: native(u, c, w, target.setting)),
             memory=self._memory,
         )

@@ -7,6 +7,7 @@ import difflib
 import inspect
 from typing import Any
 
+from guidance.core.config import Part
 from guidance.core.perturb import PerturbedDirection
 from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule
 from guidance.core.scaled import ScaledDirection
@@ -18,8 +19,8 @@ _LONGEST = 2000
 def parse_rule(text: str) -> Rule:
     """The rule that a text describes, in the notation of ``repr(rule)``.
 
-    Method and schedule names ignore case; a bare name stands for its defaults; ``a + b``,
-    parentheses and ``.between(...)`` work as in Python.
+    Names of methods, schedules and evaluators ignore case; a bare name stands for its defaults;
+    ``a + b``, parentheses and ``.between(...)`` work as in Python.
 
     Raises:
         ValueError: one line that says what is wrong: syntax, an unknown name, a wrong argument.
@@ -60,7 +61,7 @@ def _value(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
         case ast.Tuple(elts=items) | ast.List(elts=items):
-            return tuple(_value(item) for item in items)
+            return tuple(_argument(item) for item in items)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _rule(left) + _rule(right)
         case ast.Name(id=name):
@@ -96,7 +97,7 @@ def _kwargs(call: ast.Call) -> dict[str, Any]:
 
 def _argument(node: ast.expr) -> Any:
     value = _value(node)
-    if isinstance(value, type) and issubclass(value, Rule):
+    if isinstance(value, type) and issubclass(value, Rule | Part):
         return value()
     if isinstance(value, type):
         raise ValueError(f"{value.__name__} needs arguments, such as linear(2, 9)")
@@ -106,6 +107,7 @@ def _argument(node: ast.expr) -> Any:
 def _named(name: str) -> type[Any]:
     rules = known_rules()
     known: dict[str, type[Any]] = {key.lower(): cls for key, cls in Schedule.known.items()}
+    known |= {key.lower(): cls for key, cls in Part.known.items()}
     known |= {key.lower(): cls for key, cls in rules.items()}
     if name.lower() in known:
         return known[name.lower()]
@@ -113,5 +115,5 @@ def _named(name: str) -> type[Any]:
     hint = f"; did you mean {known[close[0]].__name__}?" if close else ""
     raise ValueError(
         f"unknown name {name!r}{hint} (known rules: {', '.join(sorted(rules))}; "
-        f"schedules: {', '.join(Schedule.known)})"
+        f"schedules: {', '.join(Schedule.known)}; evaluators: {', '.join(sorted(Part.known))})"
     )

@@ -124,6 +124,17 @@ class Target:
         shift = family.offset + bool(self.setting("guider.use_original_formulation"))
         return None if value is None else value + shift
 
+    def prompts(self, images: int) -> tuple[str | int, ...] | None:
+        """Prompt or class label of each image of the running call, None where it names none."""
+        given = self.call.get("class_labels", self.call.get("prompt"))
+        if isinstance(given, str | int):
+            given = (given,)
+        elif isinstance(given, torch.Tensor):
+            given = given.tolist()
+        if not given or images % len(given):
+            return None
+        return tuple(item for item in given for _ in range(images // len(given)))
+
     def call_count(self) -> int | None:
         """Calls that the pipeline announced for its run, None where it announces nothing."""
         return self.setting("num_timesteps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,8 +20,12 @@ from guidance import (
     AutoGuidance,
     CFGPlusPlus,
     CFGZeroStar,
+    ClassifierGuidance,
     Direction,
+    DynamicCFG,
     DynamicThreshold,
+    GradientFreeClassifierGuidance,
+    LossGuidance,
     PerpNeg,
     Rescale,
     Rule,
@@ -28,7 +33,9 @@ from guidance import (
     SoftPAG,
     Step,
 )
+from guidance.core.config import Part
 from guidance.core.prediction import Branch
+from guidance.evaluators import Agreement, Saturation
 from tests import tiny
 
 
@@ -79,6 +86,39 @@ class Greedy(Direction):
 
 
 @dataclass(frozen=True)
+class Projection(Part):
+    """A classifier by fixed random directions in x0."""
+
+    classes: tuple[str, ...] = ("fox", "owl", "hat", "map")
+
+    def logits(self, x0: torch.Tensor, step: Step) -> torch.Tensor:
+        fixed = torch.Generator().manual_seed(99)
+        directions = torch.randn(len(self.classes), x0[0].numel(), generator=fixed).to(x0)
+        return torch.nn.functional.normalize(x0.flatten(1)) @ directions.T
+
+
+@dataclass(frozen=True)
+class NoisyProjection(Part):
+    """A classifier by fixed random directions in the noisy sample."""
+
+    def __call__(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        return Projection().logits(x, step)
+
+
+@dataclass(frozen=True)
+class Brightness(Part):
+    """An evaluator that likes 1 everywhere, and a loss that is lowest there."""
+
+    def score(self, x0: torch.Tensor, step: Step, prompts: Any) -> torch.Tensor:
+        return -brightness(x0, step, prompts)
+
+
+def brightness(x0: torch.Tensor, step: Step, prompts: Any) -> torch.Tensor:
+    """A loss that is lowest at 1 everywhere."""
+    return (x0 - 1).square().flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
 class Example:
     """A registered rule at work, and how to switch it off.
 
@@ -97,6 +137,7 @@ class Example:
 
 
 TEXT = ("sd", "sdxl", "sd3")
+JUDGES = (Saturation(0.0), Agreement())
 
 EXAMPLES = (
     Example(CFG(4.0), CFG(1.0)),
@@ -105,6 +146,7 @@ EXAMPLES = (
     Example(CFGZeroStar(4.0, zero_steps=0), CFGZeroStar(1.0)),
     Example(CFGZeroStar(4.0), CFGZeroStar(1.0), ("sd3",)),
     Example(CFGPlusPlus(0.6), None),
+    Example(DynamicCFG((2.0, 4.0, 8.0), JUDGES, (1.0, 2.0)), DynamicCFG((1.0,), JUDGES)),
     Example(CFG(4.0) + DynamicThreshold(0.9, floor=0.5), DynamicThreshold(floor=1e6)),
     Example(PerpNeg(("grey",), 2.0, 4.0), PerpNeg(("grey",), 0, 1.0), TEXT),
     Example(PerpNeg((7,), 2.0, 4.0), PerpNeg((7,), 0, 1.0), ("dit",)),
@@ -118,6 +160,21 @@ EXAMPLES = (
         AutoGuidance(1.0, ("transformer_blocks.1",)),
         ("sd3", "dit"),
     ),
+    Example(
+        CFG(4.0) + GradientFreeClassifierGuidance(3.0, Projection()),
+        GradientFreeClassifierGuidance(0.0, Projection()),
+        TEXT,
+    ),
+    Example(
+        GradientFreeClassifierGuidance(3.0, Projection(), (1, 2, 3, 4)),
+        GradientFreeClassifierGuidance(0.0, Projection(), (1, 2, 3, 4)),
+        ("dit",),
+    ),
+    Example(
+        CFG(4.0) + ClassifierGuidance(20.0, NoisyProjection(), target=1),
+        ClassifierGuidance(0.0, NoisyProjection(), target=1),
+    ),
+    Example(LossGuidance(0.5, Brightness(), normalised=True), LossGuidance(0.0, Brightness())),
     Example(AdaptiveGuidance(4.0, -1.0, min_steps=2), AdaptiveGuidance(1.0)),
     Example(CFG(4.0) + CADS(), CADS(1.0, 1.0), TEXT),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import diffusers
 import pytest
 import torch
 
-from guidance import APG, CFG, Report, Rescale, SoftPAG, guide
+from guidance import APG, CFG, COND, Direction, Report, Rescale, SoftPAG, Step, guide
 from tests import tiny
 
 
@@ -89,3 +91,40 @@ def test_plot_writes_a_picture(report: Report, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     report.plot(tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+class PerImage(Direction):
+    """Notes a scale of its own for each image, and none for the first once half is done."""
+
+    def guide(self, step: Step) -> torch.Tensor:
+        scales = [1.0 + image + step.index for image in range(len(step.x))]
+        step.notes["scale"] = [None, *scales[1:]] if step.fraction >= 0.5 else scales
+        return step.evaluate(COND)
+
+
+@pytest.mark.parametrize("images", [1, 2, 12])
+def test_scales_of_single_images_are_shown(sd: Any, images: int, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figures: list[Any] = []
+    with guide(sd, PerImage()) as run, pytest.MonkeyPatch.context() as patch:
+        tiny.sample(sd, num_images_per_prompt=images, generator=torch.Generator(), steps=4)
+        tiny.sample(sd, steps=1)
+        run.report.steps.append(replace(run.report.steps[0], scale=7.5))
+        patch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+        run.report.plot(tmp_path / "report.png")
+    axes = figures[0].axes[0]
+    lines = [line.get_ydata() for line in axes.lines]
+    if images == 12:
+        (middle,), (band,) = lines, axes.collections
+        assert list(middle) == [6.5, 7.5, 9.0, 10.0, 1.0, 7.5]
+        low, high = band.get_datalim(axes.transData).intervaly
+        assert (low, high) == (1.0, 15.0)
+    else:
+        assert len(lines) == images
+        assert list(lines[-1][[0, 1, 5]]) == [images, images + 1, 7.5]
+        assert all(isnan(scale) for scale in lines[0][2:4])
+    shown = [line[28:36].strip() for line in str(run.report).splitlines()[2:]]
+    ends = {1: ["1", "2", "-", "-"], 2: ["1..2", "2..3", "4", "5"]}
+    assert shown == [*ends.get(images, ["1..12", "2..13", "4..14", "5..15"]), "1", "7.5"]

@@ -31,6 +31,7 @@ from guidance import (
     table,
 )
 from guidance.cfg import cfg
+from guidance.core.config import Part
 from guidance.rescale import rescale
 from tests import tiny
 from tests.guidance.rules import EXAMPLES
@@ -194,7 +195,7 @@ def test_impossible_limits_raise(args: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_repr_rebuilds_the_rule(rule: Rule) -> None:
-    assert eval(repr(rule), vars(guidance)) == rule
+    assert eval(repr(rule), {**vars(guidance), **Part.known}) == rule
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

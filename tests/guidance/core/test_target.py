@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from guidance import CFG, guide
+from guidance.core.target import Target
 from tests import tiny
+from tests.guidance.rules import spy
 from tests.tiny import close
 
 
@@ -102,3 +104,37 @@ def test_image_to_image_pipeline_on_the_same_denoiser_is_guided_too(sd: Any) -> 
         tiny.sample(sd, scale=2.0)
         assert torch.equal(tiny.sample(other, scale=2.0, **call), native)
     assert [record.index for record in run.report.steps] == [0, 1, 2, 3, 0, 1, 2]
+
+
+def prompts(pipe: Any, **call: Any) -> Any:
+    """Prompts of the images as rules see them."""
+    rule = spy()
+    with guide(pipe, rule):
+        tiny.sample(pipe, steps=1, **call)
+    return rule.steps[0].prompts
+
+
+def test_rules_see_the_prompt_of_every_image(sd: Any, dit: Any) -> None:
+    generator = torch.Generator()
+    assert prompts(sd, batch=2) == (tiny.PROMPT, "blue owl")
+    assert prompts(sd, scale=1.0, prompt="a hat", negative_prompt=None) == ("a hat",)
+    several = {"num_images_per_prompt": 2, "generator": generator}
+    expected = ("a hat", "a hat", "old map", "old map")
+    two = {"prompt": ["a hat", "old map"], "negative_prompt": ["x", "y"]}
+    assert prompts(sd, **several, **two) == expected
+    assert prompts(dit, batch=3) == (1, 2, 3)
+    embeds = torch.randn(2, 16, tiny.WIDTH)
+    given = {"prompt_embeds": embeds, "negative_prompt_embeds": embeds}
+    none = {"prompt": None, "negative_prompt": None, "generator": generator}
+    assert prompts(sd, **none, **given) is None
+
+
+def test_prompts_outside_of_calls_and_of_uneven_batches(sd: Any) -> None:
+    target = Target(sd)
+    assert target.prompts(2) is None
+    target.call = {"class_labels": torch.tensor([3, 7])}
+    assert target.prompts(4) == (3, 3, 7, 7)
+    target.call = {"prompt": ["a", "b"]}
+    assert target.prompts(3) is None
+    target.call = {"prompt": []}
+    assert target.prompts(3) is None

@@ -1,0 +1,1 @@
+"""The search for attention heads that serve an objective, as a program."""
