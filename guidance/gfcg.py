@@ -9,10 +9,11 @@ Balakrishnan, Qisen Cheng, Yongmoon Jeon, Heejune Yang and Jaewon Kim, 2024, arX
     guided = cond + s (cond - reference)               reference: the model on class r
 
 **This is our reconstruction, not the authors' rule.** Known from the paper's abstract: a
-classifier, used without gradients, yields a reference class and a scale at every step; the
-reference prediction is the model's own, on that class; it adds to classifier-free guidance, and to
-autoguidance at no cost. The formula of the scale, the classifiers, the range of steps, the form for
-text and all defaults here are ours.
+classifier, used without gradients, yields a reference class and a scale at every step; it adds to
+classifier-free guidance, and to autoguidance at no cost. Known from published summaries: it judges
+the denoised sample, and the reference is the model's own prediction on the likeliest other class.
+The formula of the scale, the classifiers, the range of steps, the form for text and all defaults
+here are ours.
 
 Why 1 - p_c: with the exact posterior of the noisy sample, cond - uncond is the sum over k != c of
 p_k (cond - pred_k). For two classes that is (1 - p_c) (cond - reference), and classifier-free

@@ -23,7 +23,7 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tupl
         ValueError: the function returns another shape, or nothing that can be differentiated.
     """
     with torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
+        x = x.detach().requires_grad_()
         values = function(x)
         if values.shape != x.shape[:1]:
             raise ValueError(

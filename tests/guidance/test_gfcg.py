@@ -318,6 +318,14 @@ def test_a_thousand_labels_are_prepared_at_once(dit: Any, monkeypatch: Any) -> N
     assert run.report.steps[0].extras["GFCG: reference"] == [999, 999]
 
 
+def test_a_prompt_need_not_be_a_list(sd: Any) -> None:
+    rule = GFCG(2.0, Projection(), threshold=0.0)
+    with guide(sd, rule):
+        expected = tiny.sample(sd)
+        alone = tiny.sample(sd, prompt="red fox", negative_prompt=tiny.NEGATIVE)
+    assert torch.equal(alone, expected)
+
+
 def test_several_images_of_a_prompt_each_have_their_own(sd: Any) -> None:
     rule = GFCG(2.0, Projection(), threshold=0.0)
     call: dict[str, Any] = {"num_images_per_prompt": 2, "generator": torch.Generator()}
