@@ -9,7 +9,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPModel, CLIPProcessor
+from typer.testing import CliRunner
 
+from apps.emblem.__main__ import app
 from apps.emblem.score import Scorer
 
 
@@ -72,8 +74,8 @@ def test_no_path_of_the_machine_is_shipped(trained: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], says: str) -> None:
-    result = emblem(*words)
-    assert result.returncode == 2
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("diffusteer:")]
     assert len(lines) == 1 and says in lines[0]
     assert "Traceback" not in result.stderr
