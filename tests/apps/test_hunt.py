@@ -26,7 +26,7 @@ from apps.hunt.settings import HuntSettings
 from guidance import HeadSet, parse_rule
 from guidance.hunting.trial import Trial
 
-LIMIT = 120
+LIMIT = 300
 """Seconds until two processes are taken to hang."""
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"

@@ -20,7 +20,7 @@ from apps.evaluate.protocols.distribution import distribution
 from apps.evaluate.result import Result
 from apps.evaluate.settings import EvaluateSettings
 
-LIMIT = 120
+LIMIT = 300
 """Seconds until two processes are taken to hang."""
 
 
