@@ -145,9 +145,10 @@ def _check_subjects(owners: Sequence[str], theirs: Sequence[str]) -> None:
 
 
 def _check_token(token: str | None, rows: Sequence[Row]) -> None:
-    if token and not any(without_token(row["text"], token) != row["text"] for row in rows):
+    texts = [" ".join(row["text"].split()) for row in rows]
+    if token and all(without_token(text, token) == text for text in texts):
         raise ValueError(
-            f"token {token!r} is in none of the prompts, the first is {rows[0]['text']!r}; give "
+            f"token {token!r} is in none of the prompts, the first is {texts[0]!r}; give "
             "the placeholder token that they use, or none"
         )
 

@@ -170,6 +170,9 @@ def test_a_margin_is_in_longer_sides_and_stays_in_the_picture(measure: Any) -> N
     assert measure(corner, margin=1.0)[1] == pytest.approx(expected / 3, abs=1e-6)
     whole = 400 / math.hypot(400, 400, 400, 1200)
     assert measure(corner, margin=9.0)[1] == pytest.approx(whole / 3, abs=1e-6)
+    inner = Box("dog", 0.9, (20.0, 20.0, 40.0, 30.0))  # from (10, 10): some of all but the mug
+    expected = 100 / math.hypot(100, 200, 100, 800)
+    assert measure(inner, margin=0.5)[1] == pytest.approx(expected / 3, abs=1e-6)
     for margin in (-0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match="margin must be a finite number from 0 up"):
             measure(corner, margin=margin)
@@ -189,6 +192,28 @@ def test_concepts_come_from_the_prompt_or_the_row(
     assert found["detected"].value == 1
     assert found.images is not None
     assert found.images.texts == found.images.groups == ("mug, dog: on a beach",)
+
+
+def test_a_label_within_a_longer_one_is_not_meant(
+    generated: Path, references: Path, settings: EvaluateSettings
+) -> None:
+    _plain(references / "cat" / "0.png", "white")
+    finder = Finder(*PERFECT)
+    multi(generated, references, detector=finder, settings=settings)
+    _row(generated, text="a big cat and a cat")
+    multi(generated, references, detector=finder, settings=settings)
+    assert finder.asked == [("big cat", "dog", "mug"), ("big cat", "cat")]
+
+
+def test_what_the_detector_refuses_names_the_picture(
+    generated: Path, references: Path, settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("too small")
+
+    monkeypatch.setattr(Finder, "detect", refuse)
+    with pytest.raises(ValueError, match=r"^0.png: too small$"):
+        multi(generated, references, detector=Finder(), settings=settings)
 
 
 def test_texts_are_those_of_the_background_or_the_whole_prompt(

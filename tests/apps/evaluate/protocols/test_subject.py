@@ -176,6 +176,13 @@ def test_prompts_are_compared_without_the_token(
     assert plain.settings["prompts"] != found.settings["prompts"]
 
 
+def test_a_token_in_no_prompt_is_refused(
+    generated: Path, real: Path, networks: dict[str, Colours], settings: EvaluateSettings
+) -> None:
+    with pytest.raises(ValueError, match="token 'skz' is in none of the prompts, the first is 'a "):
+        subject(generated, real, token="skz", settings=settings)
+
+
 def test_a_subject_without_folders_has_no_interval(
     tmp_path: Path, networks: dict[str, Colours], settings: EvaluateSettings
 ) -> None:
