@@ -29,7 +29,7 @@ def find_pictures(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise ValueError(f"{str(folder)!r} is {found}: expected a folder of pictures")
+        raise ValueError(f"there is {found} at {str(folder)!r}; expected a folder of pictures")
     names = []
     for place, folders, files in os.walk(folder, onerror=_stop):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -323,7 +323,7 @@ def test_nothing_is_left_behind_by_errors(
     threads = threading.active_count()
     with pytest.raises(RuntimeError, match="no memory"):
         by_digest(pictures, Fails(), replace(settings, cache=None))
-    with pytest.raises(ValueError, match="is nothing"), Workplace(settings) as place:
+    with pytest.raises(ValueError, match="there is nothing at"), Workplace(settings) as place:
         place.folder(pictures / "absent")
     assert list(scratch.iterdir()) == []
     assert threading.active_count() <= threads
