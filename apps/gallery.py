@@ -61,6 +61,12 @@ PICTURES = (
         "DynamicCFG",
         ("CFG(4)", "CFG(12)", "DynamicCFG((1, 2, 4, 8, 12), Saturation(), default=12)"),
     ),
+    Picture("MinorityPrompt", ("CFG(2)", "CFG(2) + MinorityPrompt()"), prompts=(HEART,) * 8),
+    Picture(
+        "BoostAndSkip",
+        ("CFG(2)", "CFG(2) + BoostAndSkip(1.3)", "CFG(2) + BoostAndSkip(2)"),
+        prompts=(HEART,) * 8,
+    ),
     Picture("CADS", ("CFG(4)", "CFG(4) + CADS(strength=1.0)"), prompts=(HEART,) * 8),
     Picture(
         "PerpNeg",

@@ -3,6 +3,7 @@
 from guidance.adaptive import AdaptiveGuidance
 from guidance.apg import APG
 from guidance.auto_guidance import AutoGuidance
+from guidance.boost_and_skip import BoostAndSkip
 from guidance.cads import CADS
 from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
@@ -15,7 +16,16 @@ from guidance.core.inspect import Inspection, inspect
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import COND, UNCOND, Step, limited, perturbed, prompt, weak
 from guidance.core.report import Record, Report
-from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule
+from guidance.core.rule import (
+    Chain,
+    Conditioning,
+    Correction,
+    Direction,
+    Rule,
+    Start,
+    Starting,
+    Token,
+)
 from guidance.core.run import Run
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import (
@@ -30,7 +40,17 @@ from guidance.core.schedule import (
 from guidance.core.spec import parse_rule
 from guidance.dynamic_cfg import DynamicCFG
 from guidance.dynamic_threshold import DynamicThreshold
-from guidance.evaluators import Agreement, Clipping, Decoded, Saturation
+from guidance.evaluators import (
+    Agreement,
+    Alignment,
+    Clipping,
+    Decoded,
+    Discriminator,
+    LatentClassifier,
+    NoisyClassifier,
+    Reward,
+    Saturation,
+)
 from guidance.fit_linear_ag import fit_linear_ag
 from guidance.gfcg import GradientFreeClassifierGuidance
 from guidance.head_hunter import hunt
@@ -38,11 +58,15 @@ from guidance.head_set import HeadSet
 from guidance.kernel_bandit import RBF, Polynomial, RandomFourier, exploration
 from guidance.linear_ag import LinearAG
 from guidance.loss_guidance import LossGuidance
+from guidance.minority import MinorityGuidance, minority_score, quantile_labels
+from guidance.minority_prompt import MinorityPrompt
+from guidance.minority_scores import OfPictures, minority_scores
 from guidance.perp_neg import PerpNeg
 from guidance.registry import METHODS, Method
 from guidance.rescale import Rescale
 from guidance.seg import SEG
 from guidance.selection import PromptRouter
+from guidance.self_guided_minority import SelfGuidedMinority
 from guidance.skip_layers import SkipLayers
 from guidance.soft_pag import PAG, SoftPAG
 from guidance.view_weights import view_weights
@@ -59,7 +83,9 @@ __all__ = [
     "UNCOND",
     "AdaptiveGuidance",
     "Agreement",
+    "Alignment",
     "AutoGuidance",
+    "BoostAndSkip",
     "CFGPlusPlus",
     "CFGZeroStar",
     "Call",
@@ -70,15 +96,21 @@ __all__ = [
     "Correction",
     "Decoded",
     "Direction",
+    "Discriminator",
     "DynamicCFG",
     "DynamicThreshold",
     "Family",
     "GradientFreeClassifierGuidance",
     "HeadSet",
     "Inspection",
+    "LatentClassifier",
     "LinearAG",
     "LossGuidance",
     "Method",
+    "MinorityGuidance",
+    "MinorityPrompt",
+    "NoisyClassifier",
+    "OfPictures",
     "PerpNeg",
     "Perturbation",
     "PerturbedDirection",
@@ -88,14 +120,19 @@ __all__ = [
     "Record",
     "Report",
     "Rescale",
+    "Reward",
     "Rule",
     "Run",
     "Saturation",
     "ScaledDirection",
     "Schedule",
+    "SelfGuidedMinority",
     "SkipLayers",
     "SoftPAG",
+    "Start",
+    "Starting",
     "Step",
+    "Token",
     "constant",
     "cosine",
     "exploration",
@@ -106,11 +143,14 @@ __all__ = [
     "inspect",
     "limited",
     "linear",
+    "minority_score",
+    "minority_scores",
     "parse_rule",
     "perturbed",
     "piecewise",
     "power",
     "prompt",
+    "quantile_labels",
     "register_family",
     "table",
     "view_weights",

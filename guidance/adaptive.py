@@ -23,7 +23,7 @@ Every prediction but cond is dropped with the unconditional one, for rules with 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,8 +33,9 @@ from torch import Tensor, nn
 from guidance.cfg import CFG
 from guidance.core.family import Family
 from guidance.core.prediction import COND, UNCOND, Branch, Step, limited, prompt, wide
-from guidance.core.rule import Chain, Direction, Rule
+from guidance.core.rule import Chain, Direction, Rule, Start, Token
 from guidance.core.schedule import Scale, check_number
+from guidance.core.token import PromptToken
 
 SPACES = ("x0", "raw", "eps", "velocity")
 CROSSINGS = ("guided", "conditional")
@@ -156,6 +157,23 @@ class AdaptiveGuidance(Direction):
 
     def condition(self, step: Step, name: str, value: Tensor) -> Tensor:
         return self.rule.condition(step, name, value)
+
+    @property
+    def token(self) -> Token | None:
+        return self.rule.token
+
+    def rewrite(self, step: Step, token: PromptToken) -> Mapping[str, Tensor]:
+        return self.rule.rewrite(step, token) if self.rule.active(step) else {}
+
+    @property
+    def starts(self) -> bool:
+        return self.rule.starts
+
+    def start(self, times: Sequence[float]) -> Start:
+        return self.rule.start(times)
+
+    def differentiates(self, step: Step) -> bool:
+        return self.rule.active(step) and self.rule.differentiates(step)
 
     def needs(self, step: Step) -> Iterable[Branch]:
         live = self._live(step)

@@ -20,18 +20,16 @@ with. An embedding without spread stays at its mean, where the formula divides b
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from guidance.core.family import Family
+from guidance.core.noise import own_generators
 from guidance.core.prediction import Step, wide
 from guidance.core.rule import Conditioning
 from guidance.core.schedule import check_number
-
-_GENERATORS = "CADS: generators"
 
 
 def annealing(t: float, tau1: float, tau2: float) -> float:
@@ -121,7 +119,7 @@ class CADS(Conditioning):
 
     def active(self, step: Step) -> bool:
         # Called at every step: the first sees the noise that images start from, bit for bit.
-        self._generators(step)
+        own_generators(step, "CADS", self.seed)
         return super().active(step)
 
     def condition(self, step: Step, name: str, value: Tensor) -> Tensor:
@@ -129,19 +127,7 @@ class CADS(Conditioning):
         if gamma == 1:
             return value
         step.notes["CADS: gamma"] = gamma
-        generators = self._generators(step)
+        generators = own_generators(step, "CADS", self.seed)
         value = value.expand(len(generators), *value.shape[1:])
         noise = [torch.randn(value.shape[1:], generator=generator) for generator in generators]
         return cads(value, torch.stack(noise).to(value.device), gamma, self.strength, self.mix)
-
-    def _generators(self, step: Step) -> list[torch.Generator]:
-        if _GENERATORS not in step.memory:
-            step.memory[_GENERATORS] = [_generator(self.seed, image) for image in step.x]
-        return step.memory[_GENERATORS]
-
-
-def _generator(seed: int, image: Tensor) -> torch.Generator:
-    """A generator that depends on a seed and on every bit of an image."""
-    pixels = image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    digest = hashlib.sha256(seed.to_bytes(8, "big") + pixels).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from guidance.core.classes import class_of
 from guidance.core.gradient import finite_rows, gradient
-from guidance.core.prediction import COND, Step, per_sample, wide
+from guidance.core.prediction import COND, MIN_SIGNAL, Step, per_sample, wide
 from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 from guidance.evaluators.protocol import Classifier
@@ -91,19 +91,12 @@ class ClassifierGuidance(Direction):
             )
         if self.target is None and self._on_x0:
             return
-        single = isinstance(self.target, int)
-        targets = (self.target,) if single else self.target
-        if not isinstance(targets, list | tuple) or not targets or not all(map(_is_class, targets)):
-            raise TypeError(
-                f"{_NAME}: target must be the number of a class from 0 up, or one for each prompt, "
-                f"found {self.target!r:.80}"
-            )
-        object.__setattr__(self, "target", self.target if single else tuple(targets))
+        object.__setattr__(self, "target", check_target(_NAME, "target", self.target))
 
     def guide(self, step: Step) -> Tensor:
         cond, scale = step.evaluate(COND), scale_at(self.scale, step.fraction, _NAME)
         step.notes[f"{_NAME}: scale"] = scale
-        if scale == 0 or step.alpha < 1e-3:
+        if scale == 0 or step.alpha < MIN_SIGNAL:
             return cond
         eps, targets = step.eps(cond), self._targets(step, len(cond))
         if self._on_x0:
@@ -125,29 +118,51 @@ class ClassifierGuidance(Direction):
     def _log_p(self, x: Tensor, step: Step, targets: Tensor) -> Tensor:
         """``log p(y | x)`` of the target of each image, ``(B,)``."""
         judge = self.classifier.logits if self._on_x0 else self.classifier
-        logits = judge(x, step)
-        if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] <= int(targets.max()):
-            raise ValueError(
-                f"{_NAME}: classifier must return logits (images, classes) of {len(x)} images and "
-                f"more than {int(targets.max())} classes, found shape {tuple(logits.shape)}"
-            )
-        return torch.log_softmax(wide(logits), 1).gather(1, targets[:, None])[:, 0]
+        return log_p(judge(x, step), targets, _NAME)
 
     def _targets(self, step: Step, images: int) -> Tensor:
         """The class of each image, ``(B,)``; images of one prompt follow each other."""
-        targets: Any = (self.target,) if isinstance(self.target, int) else self.target
+        targets: Any = self.target
         if targets is None:
             if step.prompts is None:
                 raise ValueError(
                     f"{_NAME}: target must be given where the call has no prompts to read it from"
                 )
             targets = [class_of(text, tuple(self.classifier.classes)) for text in step.prompts]
-        if images % len(targets):
-            raise ValueError(
-                f"{_NAME}: target must have one item for each prompt of the call, found "
-                f"{len(targets)} for {images} images"
-            )
-        return torch.tensor(targets, device=step.x.device).repeat_interleave(images // len(targets))
+        return targets_of(_NAME, "target", targets, step.x)
+
+
+def check_target(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
+    """The number of a class, or a tuple of several; anything else raises one line."""
+    numbers = (value,) if isinstance(value, int) else value
+    if not isinstance(numbers, list | tuple) or not numbers or not all(map(_is_class, numbers)):
+        raise TypeError(
+            f"{owner}: {name} must be the number of a class from 0 up, or one for each prompt, "
+            f"found {value!r:.80}"
+        )
+    return value if isinstance(value, int) else tuple(numbers)
+
+
+def targets_of(owner: str, name: str, numbers: int | Sequence[int], images: Tensor) -> Tensor:
+    """The class of each image of a batch, ``(B,)``; images of one prompt follow each other."""
+    several = (numbers,) if isinstance(numbers, int) else numbers
+    each, rest = divmod(len(images), len(several))
+    if rest:
+        raise ValueError(
+            f"{owner}: {name} must have one item for each prompt of the call, found "
+            f"{len(several)} for {len(images)} images"
+        )
+    return torch.tensor(several, device=images.device).repeat_interleave(each)
+
+
+def log_p(logits: Tensor, targets: Tensor, owner: str) -> Tensor:
+    """Log probability of the target class of each image, ``(B,)``, from ``(B, classes)``."""
+    if logits.ndim != 2 or len(logits) != len(targets) or logits.shape[1] <= int(targets.max()):
+        raise ValueError(
+            f"{owner}: classifier must return logits (images, classes) of {len(targets)} images "
+            f"and more than {int(targets.max())} classes, found shape {tuple(logits.shape)}"
+        )
+    return torch.log_softmax(wide(logits), 1).gather(1, targets[:, None])[:, 0]
 
 
 def _is_class(value: object) -> bool:

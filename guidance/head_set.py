@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,9 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from guidance.core.fingerprint import weights_hash
 from guidance.core.heads import SELF, layers_of
 
 Head = tuple[str, int]
@@ -22,9 +21,6 @@ Head = tuple[str, int]
 Heads = tuple[Head, ...]
 
 FORMAT = {"format": "diffusteer heads", "version": 1}
-
-_SAMPLED = 1024
-"""Values of each weight that the hash of a model's weights is over."""
 
 
 @dataclass(frozen=True)
@@ -167,27 +163,6 @@ class HeadSet:
 def layers_and_heads(model: nn.Module) -> dict[str, int]:
     """Number of heads of each layer of a denoiser whose heads can be selected."""
     return {layer.path: layer.heads for layer in layers_of(model) if layer.kind in SELF}
-
-
-def weights_hash(model: nn.Module) -> str:
-    """sha256 over the names and shapes of a denoiser's weights and a sample of their values.
-
-    Of each weight at most 1024 values, evenly spaced and rounded to bfloat16: quick on large models
-    and the same in float32 as in bfloat16, but no proof that two models are equal.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        if isinstance(weight, Tensor):
-            digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-            if not weight.is_meta:  # offloaded; its values are out of reach
-                digest.update(_sample(weight).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _sample(weight: Tensor) -> Tensor:
-    values = weight.detach().flatten()
-    values = values[:: max(1, -(-len(values) // _SAMPLED))]
-    return values.cpu().to(torch.bfloat16).view(torch.int16)
 
 
 def write_whole(path: Path, text: str) -> None:

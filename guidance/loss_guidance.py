@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from guidance.core.gradient import finite_rows, gradient
-from guidance.core.prediction import COND, Step, per_sample, wide
+from guidance.core.prediction import COND, MIN_SIGNAL, Step, per_sample, wide
 from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 from guidance.evaluators.protocol import Evaluator
@@ -108,7 +108,7 @@ class LossGuidance(Direction):
     def guide(self, step: Step) -> Tensor:
         cond, scale = step.evaluate(COND), scale_at(self.scale, step.fraction, _NAME)
         step.notes[f"{_NAME}: scale"] = scale
-        if scale == 0 or step.alpha < 1e-3:
+        if scale == 0 or step.alpha < MIN_SIGNAL:
             return cond
         loss = self._loss(step)
         if self.exact:

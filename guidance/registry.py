@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from guidance.adaptive import AdaptiveGuidance
 from guidance.apg import APG
 from guidance.auto_guidance import AutoGuidance
+from guidance.boost_and_skip import BoostAndSkip
 from guidance.cads import CADS
 from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
@@ -18,9 +19,12 @@ from guidance.dynamic_threshold import DynamicThreshold
 from guidance.gfcg import GradientFreeClassifierGuidance
 from guidance.linear_ag import LinearAG
 from guidance.loss_guidance import LossGuidance
+from guidance.minority import MinorityGuidance
+from guidance.minority_prompt import MinorityPrompt
 from guidance.perp_neg import PerpNeg
 from guidance.rescale import Rescale
 from guidance.seg import SEG
+from guidance.self_guided_minority import SelfGuidedMinority
 from guidance.skip_layers import SkipLayers
 from guidance.soft_pag import PAG, SoftPAG
 
@@ -67,6 +71,10 @@ METHODS = (
     ),
     Method(ClassifierGuidance, "2105.05233", "0", "follows the gradient of a classifier"),
     Method(LossGuidance, "2302.07121", "0", "follows the gradient of any loss of x0"),
+    Method(MinorityGuidance, "2301.12334", "0", "goes to rare pictures, by a trained classifier"),
+    Method(SelfGuidedMinority, "2407.11555", "1/5", "goes to what the model finds hard to rebuild"),
+    Method(MinorityPrompt, "2410.07838", "2", "rarer pictures by a token learned on the way"),
+    Method(BoostAndSkip, "2502.06516", "0", "rarer pictures from boosted noise, a little later"),
     Method(CADS, "2310.17347", "0", "more diverse images by a condition that starts noisy"),
     Method(AdaptiveGuidance, "2312.12487", "1, then 0", "stops a rule, image by image, at the end"),
     Method(LinearAG, "2312.12487", "1/4", "estimates unconditional predictions after a fit"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidance.core.family import Family, argument_of, place_of
+from guidance.core.family import MODEL_TIME, Family, argument_of, place_of
 
 
 @cache
@@ -60,6 +60,14 @@ class Arguments:
             return self.family.time(float(time))
         return max(self.family.time(float(end)) for end in torch.aminmax(time))
 
+    @property
+    def one_time(self) -> bool:
+        """Whether all rows, frames and tokens are at the same time."""
+        time = self.values[self.family.timestep]
+        times = time if isinstance(time, list | tuple) else [time]
+        ends = [end for each in times for end in torch.aminmax(torch.as_tensor(each))]
+        return all(bool(end == ends[0]) for end in ends)
+
     def call(self, denoiser: Callable[..., Any]) -> Any:
         """The denoiser's output for these arguments."""
         # UNets use up the list of a T2I-Adapter's residuals, so that they get one of their own.
@@ -85,6 +93,49 @@ class Arguments:
         if isinstance(value, list | tuple):
             whole = type(value)(whole)
         return Arguments(family, {**self.values, family.sample: whole}, self.positional)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor by its path, ``"outer.inner"`` for those in dicts."""
+        for name, value in self.values.items():
+            if isinstance(value, Tensor):
+                yield name, value
+            elif isinstance(value, Mapping):
+                for inner, item in value.items():
+                    if isinstance(item, Tensor):
+                        yield f"{name}.{inner}", item
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Arguments:
+        """These arguments with some of their tensors, by path, replaced in their dtype."""
+        values = dict(self.values)
+        for path, tensor in tensors.items():
+            name, inner = place_of(path)
+            if inner:
+                values[name] = {**values[name], inner: tensor.to(values[name][inner].dtype)}
+            else:
+                values[name] = tensor.to(values[name].dtype)
+        return Arguments(self.family, values, self.positional)
+
+    def with_time(self, timestep: float) -> Arguments:
+        """These arguments at another scheduler timestep.
+
+        Frames and tokens with a time of their own, below the noisiest, keep it.
+
+        Raises:
+            ValueError: nobody has told how the family's model times follow from timesteps.
+        """
+        family = self.family
+        if family.time not in MODEL_TIME:
+            known = ", ".join(function.__name__ for function in MODEL_TIME)
+            raise ValueError(
+                f"family {family.model}: a step at another noise level needs a time that is one of "
+                f"{known}, found {family.time!r}"
+            )
+        time = _replace_time(
+            self.values[family.timestep],
+            lambda value: abs(family.time(value) - self.time) <= 1e-6 * abs(self.time),
+            MODEL_TIME[family.time](timestep),
+        )
+        return Arguments(family, {**self.values, family.timestep: time}, self.positional)
 
     def with_labels(self, labels: Sequence[int]) -> Arguments:
         """These arguments with other class labels, one for each row."""
@@ -148,6 +199,18 @@ class Arguments:
         rows = {argument_of(path) for path in self.family.rows}
         names = (self.values.keys() | other.values.keys()) - rows
         return all(_same(self.values.get(name), other.values.get(name)) for name in names)
+
+
+def _replace_time(time: Any, current: Callable[[float], bool], new: float) -> Any:
+    """A time, or a tensor or list of times, with those that are current replaced."""
+    if isinstance(time, list | tuple):
+        return type(time)(_replace_time(item, current, new) for item in time)
+    if not isinstance(time, Tensor):
+        return type(time)(new) if current(float(time)) else time
+    ends = [end for end in torch.aminmax(time) if current(float(end))]
+    if not time.is_floating_point():
+        new = round(new)
+    return torch.where(time == ends[0], new, time).to(time.dtype) if ends else time
 
 
 def _same(one: Any, other: Any) -> bool:

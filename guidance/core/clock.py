@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from guidance.core.prediction import MIN_SIGNAL
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -102,6 +104,22 @@ def _model_input_sigma(scheduler: Any, position: int) -> float:
     return float(scheduler.sigmas[position])
 
 
+def _level_elsewhere(scheduler: Any, timestep: float, position: int) -> tuple[float, float]:
+    """Alpha and sigma at another place than that of the running call.
+
+    Solvers of two stages say what belongs to a place in the stage that they are in only; their
+    times say it always, as a share of the way between two levels of the training.
+    """
+    staged = hasattr(scheduler, "state_in_first_order") and hasattr(scheduler, "alphas_cumprod")
+    if not staged:
+        return noise_level(scheduler, timestep, position)
+    signal = scheduler.alphas_cumprod.double()
+    noise = ((1 - signal) / signal).log() / 2
+    below = min(int(timestep), len(noise) - 2)
+    level = torch.lerp(noise[below], noise[below + 1], timestep - below)
+    return level_of_noise(float(level.exp()))
+
+
 class Clock:
     """Counts denoiser calls. A new ``scheduler.timesteps`` tensor, or a full run, starts a new run.
 
@@ -130,6 +148,33 @@ class Clock:
         tick = Tick(self._run, self._index, self._count, position, time, alpha, sigma)
         self._index += 1
         return tick
+
+    def at(self, share: float) -> Tick:
+        """The place of a noise level among all of the scheduler's, if the run were there now.
+
+        Args:
+            share: from 0, the cleanest, to 1, the noisiest; a level without signal gives way to the
+                next one that has some.
+
+        Raises:
+            ValueError: no level of the scheduler has signal.
+        """
+        scheduler, last = self._scheduler(), len(self._times) - 1
+        for position in range(max(last - int(share * (last + 1) + 1e-9), 0), last + 1):
+            alpha, sigma = _level_elsewhere(scheduler, self._times[position], position)
+            if not alpha < MIN_SIGNAL:
+                time = self._times[position]
+                return Tick(self._run, self._index, self._count, position, time, alpha, sigma)
+        raise ValueError(
+            f"no noise level of the {last + 1} steps has any signal: expected several steps"
+        )
+
+    def after(self) -> tuple[float, float]:
+        """Alpha and sigma of the next call; without noise after the last."""
+        if self._index >= self._count:
+            return 1.0, 0.0
+        position = min(self._offset + self._index, len(self._times) - 1)
+        return _level_elsewhere(self._scheduler(), self._times[position], position)
 
     def _start(self, scheduler: Any, time: float) -> None:
         self._timesteps = scheduler.timesteps

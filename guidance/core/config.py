@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
+
+from torch import nn
 
 from guidance.core.schedule import Schedule
 
@@ -18,7 +20,11 @@ class Part:
     known: ClassVar[dict[str, type[Part]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Part.known[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):
+            Part.known[cls.__name__] = cls
+
+    def check_pipe(self, pipe: Any, denoisers: Sequence[nn.Module]) -> None:
+        """Raise ValueError where it belongs to other models, see ``Rule.check_pipe``."""
 
 
 def encode(value: Any, where: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import atan2
+from math import atan2, tan
 from typing import Any
 
 from torch import Tensor
@@ -44,6 +44,16 @@ def share_of_angle(time: float) -> float:
 def reversed_per_mille(time: float) -> float:
     """The model is given 1 for clean data and 0 for noise."""
     return 1000 * (1 - time)
+
+
+MODEL_TIME: dict[Callable[[float], float], Callable[[float], float]] = {
+    same_time: same_time,
+    per_mille: lambda time: time / 1000,
+    per_mille_of_signal: lambda time: time / (1000 + time),
+    share_of_angle: lambda time: tan(time) / (1 + tan(time)),
+    reversed_per_mille: lambda time: 1 - time / 1000,
+}
+"""Scheduler timestep to model time: the inverse of each of the functions above."""
 
 
 def extrapolated(uncond: Tensor, cond: Tensor, w: float, setting: Setting) -> Tensor:

@@ -25,20 +25,34 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tupl
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         values = function(x)
-        if values.shape != x.shape[:1]:
-            raise ValueError(
-                f"{what} must return one number for each of the {len(x)} images, found shape "
-                f"{tuple(values.shape)}"
-            )
-        slope = None
-        if values.requires_grad:
-            (slope,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
-        if slope is None:
-            raise ValueError(
-                f"{what} must be differentiable, found a result that does not follow the image; "
-                "leave out no_grad, inference_mode, detach and rounding"
-            )
-    return values.detach(), slope
+    return values.detach(), slope_of(values, x, what)
+
+
+def slope_of(values: Tensor, x: Tensor, what: str) -> Tensor:
+    """Gradient of one number for each sample with respect to the samples, ``(B, ...)``.
+
+    Args:
+        values: ``(B,)``, with the graph from x.
+        x: ``(B, ...)``, a leaf.
+        what: names the values in errors.
+
+    Raises:
+        ValueError: values of another shape, or without a graph from x.
+    """
+    if values.shape != x.shape[:1]:
+        raise ValueError(
+            f"{what} must return one number for each of the {len(x)} images, found shape "
+            f"{tuple(values.shape)}"
+        )
+    slope = None
+    if values.requires_grad:
+        (slope,) = torch.autograd.grad(values, x, torch.ones_like(values), allow_unused=True)
+    if slope is None:
+        raise ValueError(
+            f"{what} must be differentiable, found a result that does not follow the image; "
+            "leave out no_grad, inference_mode, detach and rounding"
+        )
+    return slope
 
 
 def finite_rows(tensor: Tensor) -> tuple[Tensor, int]:

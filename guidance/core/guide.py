@@ -57,6 +57,7 @@ def guide(
         raise ValueError(
             f"{rule!r} has prompts to encode and a bare denoiser cannot: guide the pipeline instead"
         )
+    rule.check_pipe(target.pipe, list(target.denoisers))
     return _guiding(target, Run(target, rule, batching, tuple(touched)))
 
 
@@ -65,8 +66,10 @@ def _guiding(target: Target, run: Run) -> Iterator[Run]:
     with ExitStack() as stack:
         for model in target.denoisers:
             handler = functools.partial(run.call_denoiser, model)
-            stack.enter_context(intercept(model, handler))
+            stack.enter_context(intercept(model, {"__call__": handler}))
         if target.pipe is not None:
-            stack.enter_context(intercept(target.pipe, run.call_pipeline))
+            stack.enter_context(intercept(target.pipe, run.pipeline_handlers()))
+        else:
+            stack.enter_context(run.starter.on(target.scheduler, {}))
         yield run
         run.finish()

@@ -7,39 +7,48 @@ work on below the call, and nothing is left behind when the class is put back.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""Called with the plain call, its positional arguments and its keyword arguments."""
+"""Called with the plain method, its positional arguments and its keyword arguments."""
 
-_HANDLERS: WeakKeyDictionary[Any, Handler] = WeakKeyDictionary()
+_HANDLERS: WeakKeyDictionary[Any, Mapping[str, Handler]] = WeakKeyDictionary()
 
 
 @functools.cache
-def _intercepted(cls: type) -> type:
-    """Subclass of the same name whose instances call their handler; one per class, for compile."""
-
-    @functools.wraps(cls.__call__)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        plain = functools.partial(cls.__call__, self)
-        handler = _HANDLERS.get(self)
-        return plain(*args, **kwargs) if handler is None else handler(plain, args, kwargs)
-
+def _intercepted(cls: type, names: tuple[str, ...]) -> type:
+    """Subclass of the same name whose instances call handlers; one per class, for compile."""
     body = {
-        "__call__": call,
         "__doc__": cls.__doc__,
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
     }
-    return type(cls.__name__, (cls,), body)
+    return type(cls.__name__, (cls,), body | {name: _method(cls, name) for name in names})
+
+
+def _method(cls: type, name: str) -> Callable[..., Any]:
+    """A method that calls its object's handler, if there is one, in place of the class's own."""
+    own = getattr(cls, name)
+
+    @functools.wraps(own)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = functools.partial(own, self)
+        handler = _HANDLERS.get(self, {}).get(name)
+        return plain(*args, **kwargs) if handler is None else handler(plain, args, kwargs)
+
+    return call
 
 
 @contextmanager
-def intercept(target: Any, handler: Handler) -> Iterator[None]:
-    """Send the calls of an object to a handler; on leaving, its class is put back.
+def intercept(target: Any, handlers: Mapping[str, Handler]) -> Iterator[None]:
+    """Send calls of an object's methods to handlers; on leaving, its class is put back.
+
+    Args:
+        target: the object.
+        handlers: by the name of the method, ``"__call__"`` for calls of the object itself.
 
     Raises:
         ValueError: the object is intercepted already.
@@ -50,8 +59,8 @@ def intercept(target: Any, handler: Handler) -> Iterator[None]:
             "denoiser; combine the rules with + instead"
         )
     original: type = type(target)
-    object.__setattr__(target, "__class__", _intercepted(original))
-    _HANDLERS[target] = handler
+    object.__setattr__(target, "__class__", _intercepted(original, tuple(handlers)))
+    _HANDLERS[target] = handlers
     try:
         yield
     finally:

@@ -72,12 +72,20 @@ class Evaluations:
         self._rows: dict[Branch, Arguments] = {}
         self._outputs: dict[Branch, Tensor] = {}
         self._form: Any = None
+        self._text: Mapping[str, Tensor] = {}
         self._evaluated = 0
+        self._traces = False
+        self._graph: tuple[Tensor, Tensor] | None = None
 
     @property
     def sample(self) -> Tensor:
         """The conditional rows of the noisy input."""
         return self._original.sample.chunk(len(self.order))[self.order.index(COND)]
+
+    @property
+    def sent(self) -> Arguments:
+        """The conditional rows as the pipeline sent them."""
+        return self._sent(COND)
 
     @property
     def spent(self) -> float:
@@ -92,6 +100,9 @@ class Evaluations:
     def prepare(self, branches: Iterable[Branch]) -> None:
         """Evaluate several branches, in one batch where the batching allows."""
         wanted = [b for b in dict.fromkeys((COND, *branches)) if b not in self._outputs]
+        if self._traces and COND in wanted:
+            self._graph = self._trace()
+            wanted.remove(COND)
         calls: dict[Any, list[Branch]] = {}
         for branch in wanted:
             calls.setdefault(self._company(branch), []).append(branch)
@@ -103,14 +114,46 @@ class Evaluations:
         if isinstance(branch, limited) and branch.branch in self._outputs:
             branch = branch.branch
         if branch not in self._outputs:
-            self._evaluate([branch])
+            self.prepare([branch])
         return self._outputs[branch]
 
-    def denoised(self, sample: Tensor) -> Tensor:
-        """The denoiser's output for another noisy input in the conditional rows, ``(B, ...)``."""
+    def rewrite(self, text: Mapping[str, Tensor]) -> None:
+        """Give the conditional rows other embedded prompts, by path in the arguments."""
+        self._text = text
+        self._rows.pop(COND, None)
+
+    def denoised(
+        self,
+        sample: Tensor,
+        timestep: float | None = None,
+        text: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The denoiser's output for another noisy input in the conditional rows, ``(B, ...)``.
+
+        Args:
+            sample: the noisy input; channels that it lacks are those of the step.
+            timestep: that of the scheduler which it belongs to; None for the step's.
+            text: embedded prompts by path in place of those that the pipeline sent; None for the
+                step's.
+        """
         self._evaluated += self.images
-        arguments = self._arguments(COND).with_sample(sample)
+        arguments = self._arguments(COND) if text is None else self._sent(COND).with_tensors(text)
+        arguments = arguments.with_sample(sample)
+        if timestep is not None:
+            arguments = arguments.with_time(timestep)
         return _prediction(arguments.call(self._denoiser.plain))
+
+    def trace(self) -> None:
+        """Announce that ``traced`` will be called, so that it shares the conditional evaluation."""
+        self._traces = True
+
+    def traced(self) -> tuple[Tensor, Tensor]:
+        """Noisy input of the conditional rows in float32, and the denoiser's output with its graph.
+
+        Evaluated anew where ``trace`` was not called, or this is the second call.
+        """
+        graph, self._graph = self._graph or self._trace(), None
+        return graph
 
     def answer(self, guided: Tensor, into: Any = None) -> Any:
         """What the denoiser returns: the guided prediction in the rows of every branch.
@@ -146,7 +189,7 @@ class Evaluations:
         """One call for all of these branches, or one for each where their shapes differ."""
         if not branches:
             return
-        if set(branches) >= set(self.order) and self._edit is None:
+        if set(branches) >= set(self.order) and self._edit is None and not self._text:
             # The pipeline's own rows stay as they are, so that they round as without us.
             extra = [branch for branch in branches if branch not in self.order]
             first, names = self._original, [*self.order, *extra]
@@ -164,6 +207,17 @@ class Evaluations:
         self._evaluated += sum(sizes)
         for branch, part in zip(names, prediction.split(sizes), strict=True):
             self._outputs[branch] = self._completed(branch, part)
+
+    def _trace(self) -> tuple[Tensor, Tensor]:
+        """Evaluate the conditional rows by themselves, with the denoiser's graph."""
+        self._evaluated += self.images
+        with torch.enable_grad():
+            sample = self.sample.detach().float().requires_grad_()
+            output = self._arguments(COND).with_sample(sample).call(self._denoiser.plain)
+            prediction = _prediction(output)
+        self._form = _with_prediction(output, prediction.detach())
+        self._outputs.setdefault(COND, prediction.detach())
+        return sample, prediction
 
     def _run(
         self, arguments: Arguments, branches: list[Branch], sizes: list[int]
@@ -222,9 +276,15 @@ class Evaluations:
             return self._arguments(COND).replaced(self._prompts[branch])
         if branch not in self.order:
             raise self._missing(branch)
+        if branch == UNCOND:
+            return self._sent(UNCOND)
+        own = self._sent(COND).with_tensors(self._text)
+        return own if self._edit is None else own.edited(self._edit)
+
+    def _sent(self, branch: Branch) -> Arguments:
+        """The rows of a branch as the pipeline sent them."""
         position = self.order.index(branch) * self.images
-        own = self._original.take(slice(position, position + self.images))
-        return own if branch == UNCOND or self._edit is None else own.edited(self._edit)
+        return self._original.take(slice(position, position + self.images))
 
 
 def _eager() -> Any:

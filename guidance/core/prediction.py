@@ -74,6 +74,9 @@ class limited:
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
+MIN_SIGNAL = 1e-3
+"""Alpha below which a sample is noise alone, and nothing can be said of its x0."""
+
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in at least float32, the precision of every reduction here."""
@@ -100,8 +103,12 @@ def _one_by_one(branches: Iterable[Branch]) -> None:
     """Branches are evaluated when they are asked for."""
 
 
-def _no_denoiser(x: Tensor) -> Tensor:
+def _no_denoiser(*_: Any) -> Any:
     raise ValueError("there is no denoiser to differentiate: none was given")
+
+
+def _no_text(prompts: Sequence[str | int]) -> Tensor:
+    raise ValueError("there is no text encoder to read prompts with: none was given")
 
 
 def _no_sampler() -> tuple[float, float]:
@@ -123,7 +130,15 @@ class Step:
         evaluator: computes the prediction of a branch; use ``evaluate``.
         prepare: evaluates several branches, in one batch where the batching allows.
         denoise: the conditional prediction for another noisy input ``(B, ...)``, which may have the
-            channels of predictions alone; evaluated anew, and differentiable.
+            channels of predictions alone; evaluated anew, and differentiable. A second argument,
+            as from ``PromptToken.encode``, gives it other embedded prompts than the step's; empty
+            for those of the pipeline.
+        traced: the model input ``(B, ...)`` as a leaf in float32, and the conditional prediction
+            with the denoiser's graph up to it; shares the conditional evaluation where the rule
+            ``differentiates``.
+        at: this step moved to another noise level of the scheduler, a share from 0, the cleanest,
+            to 1, the noisiest: for ``denoise``, and for conversions after ``replace(step, x=...)``.
+        after: computes alpha and sigma of the next call; 1 and 0 after the last.
         scheduler: class name of the scheduler.
         next_level: computes alpha and sigma after this step; raises ValueError where the sampler is
             no deterministic first order one.
@@ -133,6 +148,8 @@ class Step:
         channels: axis of the channels.
         prompts: prompt or class label of each image of the batch; None where there is none to read,
             as for embeddings and in a loop of one's own.
+        text_features: features ``(n, 2 width)`` of n prompts by the pipeline's first text encoder,
+            see ``guidance.core.text``; raises ValueError where it has none.
         live: images that branches are evaluated for, None for all; see ``only``.
         memory: what rules keep from one call to the next; empty at the start of every run.
         notes: what rules put in the report of this call.
@@ -147,12 +164,16 @@ class Step:
     prediction_type: str
     evaluator: Callable[[Branch], Tensor]
     prepare: Callable[[Iterable[Branch]], None] = _one_by_one
-    denoise: Callable[[Tensor], Tensor] = _no_denoiser
+    denoise: Callable[..., Tensor] = _no_denoiser
+    traced: Callable[[], tuple[Tensor, Tensor]] = _no_denoiser
+    at: Callable[[float], Step] = _no_denoiser
+    after: Callable[[], tuple[float, float]] = _no_sampler
     scheduler: str = ""
     next_level: Callable[[], tuple[float, float]] = _no_sampler
     guidance_scale: float | None = None
     native: Callable[[Tensor, Tensor, float], Tensor] | None = None
     prompts: tuple[str | int, ...] | None = None
+    text_features: Callable[[Sequence[str | int]], Tensor] = _no_text
     live: tuple[bool, ...] | None = None
     channels: int = 1
     memory: dict[Hashable, Any] = field(default_factory=dict)

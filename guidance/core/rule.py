@@ -1,24 +1,55 @@
 """What a guidance method is to the engine: settings, the branches it needs, and a pure combination.
 
 A ``Direction`` turns branch predictions into a guided prediction; a ``Correction`` changes what the
-directions of a chain gave; a ``Conditioning`` changes the embedded prompt before all of that. Write
-a method as a frozen dataclass with ``repr=False``.
+directions of a chain gave; a ``Conditioning`` changes the embedded prompt before all of that, and a
+``Starting`` the noise that a run starts from. Write a method as a frozen dataclass with
+``repr=False``.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from types import FunctionType, MethodType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from guidance.core.config import decode, encode
+from guidance.core.config import Part, decode, encode
 from guidance.core.family import Family
 from guidance.core.interval import FractionInterval, Interval, SigmaInterval
 from guidance.core.prediction import COND, Branch, Step, prompt, wide
+
+if TYPE_CHECKING:
+    from guidance.core.token import PromptToken
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that a rule puts into the prompt.
+
+    Attributes:
+        word: whose embedding the token begins with, one token of every tokenizer of the pipeline;
+            None for the mean of the vocabulary.
+        position: ``"start"`` or ``"end"``; at the start too where the end of a prompt is cut off.
+    """
+
+    word: str | None = None
+    position: str = "end"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run starts.
+
+    Attributes:
+        skipped: number of the first calls that are left out.
+        boost: factor of the noise of variance 1 that the run starts from.
+    """
+
+    skipped: int = 0
+    boost: float = 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +79,56 @@ class Rule:
         Called before a guide block; raises ValueError where the settings do not fit the denoiser.
         """
         return ()
+
+    @property
+    def token(self) -> Token | None:
+        """A token that the rule puts into the prompt, see ``rewrite``; None for no token."""
+        return None
+
+    def rewrite(self, step: Step, token: PromptToken) -> Mapping[str, Tensor]:
+        """What the conditional rows are evaluated with in place of the embedded prompt.
+
+        Args:
+            step: the step; its branches cannot be evaluated yet.
+            token: encodes the prompts with a token in them; the same in all of a pipeline's call.
+
+        Returns:
+            Arguments of the denoiser by path, as ``token.encode`` returns them; empty for no
+            change.
+        """
+        return {}
+
+    @property
+    def starts(self) -> bool:
+        """Whether the rule changes where or from what runs start."""
+        return False
+
+    def start(self, times: Sequence[float]) -> Start:
+        """How a run starts; called once for each run of a rule that ``starts``.
+
+        Args:
+            times: of all calls, as shares of the noise schedule from 1, noise, down to 0.
+        """
+        return Start()
+
+    def differentiates(self, step: Step) -> bool:
+        """Whether the rule will call ``step.traced()`` at this step."""
+        return False
+
+    def check_pipe(self, pipe: Any, denoisers: Sequence[nn.Module]) -> None:
+        """Let the rules and parts in the settings check what is guided, before a guide block.
+
+        Args:
+            pipe: the pipeline, None for a bare denoiser.
+            denoisers: what is guided.
+
+        Raises:
+            ValueError: one of them, such as a trained evaluator, belongs to other models.
+        """
+        for item in fields(self):
+            for value in _leaves(getattr(self, item.name)):
+                if isinstance(value, Rule | Part):
+                    value.check_pipe(pipe, denoisers)
 
     def predict(self, step: Step) -> Tensor:
         """Prediction to give back to the pipeline, in the model's own space, ``(B, ...)``."""
@@ -155,6 +236,15 @@ class Rule:
         return rule
 
 
+def _leaves(value: object) -> Iterator[object]:
+    """What lists and tuples hold, at any depth."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
 def _shown(value: object) -> str:
     """The value as text; what lives in memory alone, a network or a function, by its name."""
     in_memory = isinstance(value, nn.Module | FunctionType | MethodType)
@@ -183,6 +273,32 @@ class Conditioning(Rule):
 
     def predict(self, step: Step) -> Tensor:
         return step.evaluate(COND)
+
+
+class Starting(Rule):
+    """A method that changes the ``start`` of runs, and leaves embeddings and predictions alone."""
+
+    @property
+    def starts(self) -> bool:
+        return True
+
+    def active(self, step: Step) -> bool:
+        return self.starts and step.index == 0
+
+    def predict(self, step: Step) -> Tensor:
+        return step.evaluate(COND)
+
+    def between(
+        self,
+        start: float | None = None,
+        stop: float | None = None,
+        *,
+        sigma: tuple[float, float] | None = None,
+    ) -> Rule:
+        raise ValueError(
+            f"between: {self!r} acts at the start of a run and nowhere else; limit the other rules "
+            "before you add it to them"
+        )
 
 
 class Correction(Rule):
@@ -216,7 +332,7 @@ class Chain(Rule):
         for rule in self.rules:
             flat.extend(rule.rules if isinstance(rule, Chain) else (rule,))
         for rule in flat:
-            if not isinstance(rule, Direction | Correction | Conditioning):
+            if not isinstance(rule, Direction | Correction | Conditioning | Starting):
                 raise TypeError(
                     f"Chain: rules must be guidance rules such as CFG(6.0), found {rule!r}"
                 )
@@ -228,6 +344,16 @@ class Chain(Rule):
                 f"Chain: at most one rule may own the uncond direction, found "
                 f"{' and '.join(map(repr, owners))}; keep one of them"
             )
+        singles = {
+            "change the start of a run": [rule for rule in flat if rule.starts],
+            "put a token into the prompt": [rule for rule in flat if rule.token is not None],
+        }
+        for what, found in singles.items():
+            if len(found) > 1:
+                raise ValueError(
+                    f"Chain: at most one rule may {what}, found "
+                    f"{' and '.join(map(repr, found))}; keep one of them"
+                )
         object.__setattr__(self, "rules", tuple(flat))
 
     @property
@@ -236,6 +362,26 @@ class Chain(Rule):
 
     def needs(self, step: Step) -> Iterable[Branch]:
         return [branch for rule in self._active(step) for branch in rule.needs(step)]
+
+    @property
+    def token(self) -> Token | None:
+        return next((rule.token for rule in self.rules if rule.token is not None), None)
+
+    def rewrite(self, step: Step, token: PromptToken) -> Mapping[str, Tensor]:
+        for rule in self._active(step):
+            if rule.token is not None:
+                return rule.rewrite(step, token)
+        return {}
+
+    @property
+    def starts(self) -> bool:
+        return any(rule.starts for rule in self.rules)
+
+    def start(self, times: Sequence[float]) -> Start:
+        return next(rule for rule in self.rules if rule.starts).start(times)
+
+    def differentiates(self, step: Step) -> bool:
+        return any(rule.differentiates(step) for rule in self._active(step))
 
     def prompts(self) -> tuple[prompt, ...]:
         return tuple(branch for rule in self.rules for branch in rule.prompts())

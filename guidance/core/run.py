@@ -8,8 +8,8 @@ then g, exactly, for every s.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from guidance.core.arguments import Arguments
 from guidance.core.clock import Clock, Tick, prediction_type
 from guidance.core.family import Family
+from guidance.core.intercept import Handler
 from guidance.core.plan import Denoiser, Evaluations
 from guidance.core.prediction import (
     COND,
@@ -30,9 +31,12 @@ from guidance.core.prediction import (
 )
 from guidance.core.rehearsal import Heard, rehearse_all
 from guidance.core.report import Report
-from guidance.core.rule import Rule
+from guidance.core.rule import Rule, Token
 from guidance.core.solver import next_noise_level
+from guidance.core.start import Starter
 from guidance.core.target import Target, network
+from guidance.core.text import TextFeatures
+from guidance.core.token import Encoding, PromptToken, flat
 from guidance.rescale import rescale
 
 
@@ -72,11 +76,24 @@ class Run:
         self.report = Report(repr(rule), target.name, touched)
         self._target, self._batching = target, batching
         self._clock = Clock(lambda: target.scheduler, target.call_count)
+        self._text_features = TextFeatures(target.pipe)
         self._memory: dict[Hashable, Any] = {}
         self._networks: dict[nn.Module, Denoiser] = {}
         self._prompts: dict[prompt, Arguments] = {}
         self._rehearsing = False
         self._turn: _Turn | None = None
+        self.starter = Starter(rule, target.name)
+        self._encoding: Encoding | None = None
+        self._token: PromptToken | None = None
+
+    def pipeline_handlers(self) -> dict[str, Handler]:
+        """What the pipeline's methods are intercepted by."""
+        handlers: dict[str, Handler] = {"__call__": self.call_pipeline}
+        if self.rule.starts:
+            handlers["progress_bar"] = self.starter.progress_bar
+        if self.rule.token is not None:
+            handlers["encode_prompt"] = self._encode_prompt
+        return handlers
 
     def call_pipeline(
         self, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -94,11 +111,14 @@ class Run:
             self._rehearsing = True
             self._prompts = rehearse_all(target.pipe, plain, bound.arguments, self.rule.prompts())
             self._rehearsing = False
-            result = plain(*args, **kwargs)
+            control = getattr(target.pipe, "controlnet", None)
+            with self.starter.on(target.scheduler, bound.arguments, control):
+                result = plain(*args, **kwargs)
             self.finish()
             return result
         finally:
             target.call, self._rehearsing, self._turn = {}, False, None
+            self._encoding, self._token = None, None
             self._prompts = {}
 
     def call_denoiser(
@@ -112,6 +132,7 @@ class Run:
         target, family = self._target, self._target.denoisers[model]
         arguments = Arguments.of(family, type(network(model)), args, kwargs)
         target.refuse(family, arguments.values)
+        arguments = self.starter.scaled(network(model), arguments)
         if self._turn is not None and family.separate and self._turn.continues(arguments):
             return self._second_call(self._turn, arguments)
         self.finish()
@@ -121,12 +142,35 @@ class Run:
             start = family.order.index(COND) * size if stacked else 0
             raise Heard(arguments.take(slice(start, start + size)))
         tick = self._clock.tick(arguments.time)
+        self.starter.check(tick, arguments)
         if tick.index == 0:
             self._memory, self._networks = {}, {}
             if stacked:
                 target.check_rows(arguments)
         denoiser = self._networks.setdefault(model, Denoiser(model, plain))
         return self._first_call(denoiser, arguments, stacked, tick)
+
+    def _encode_prompt(
+        self, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Keep the first call of a pipeline's ``encode_prompt`` that has text, the prompt's."""
+        result = plain(*args, **kwargs)
+        given = inspect.signature(plain).bind(*args, **kwargs).arguments
+        unheard = self._encoding is None and not self._rehearsing
+        if unheard and given.get("prompt") is not None:
+            self._encoding = Encoding(plain, given, flat(result))
+        return result
+
+    def _prompt_token(self, token: Token, evaluations: Evaluations) -> PromptToken:
+        if self._token is None:
+            if self._encoding is None:
+                raise ValueError(
+                    "a token of the rule's own needs prompts as text, found embeddings: call the "
+                    "pipeline with prompt"
+                )
+            sent = evaluations.sent
+            self._token = PromptToken(self._target.pipe, self._encoding, sent, token)
+        return self._token
 
     def finish(self) -> None:
         """Raise ValueError if the last step still waits for its unconditional call."""
@@ -152,6 +196,11 @@ class Run:
             lambda branch: target.missing_rows(family, branch),
         )
         step = self._step(tick, denoiser.module, evaluations)
+        step.notes.update(self.starter.notes(tick))
+        if (token := self.rule.token) is not None and self.rule.active(step):
+            evaluations.rewrite(self.rule.rewrite(step, self._prompt_token(token, evaluations)))
+        if self.rule.active(step) and self.rule.differentiates(step):
+            evaluations.trace()
         needs = list(self.rule.needs(step)) if self.rule.active(step) else []
         waits = family.separate and not target.without_guidance()
         if waits and any(_source(branch) == UNCOND for branch in needs):
@@ -204,7 +253,26 @@ class Run:
         def evaluate(branch: Branch) -> Tensor:
             return guided(evaluations.output(branch))
 
-        return Step(
+        def traced() -> tuple[Tensor, Tensor]:
+            sample, output = evaluations.traced()
+            with torch.enable_grad():
+                return sample, guided(output)
+
+        def at(share: float) -> Step:
+            there = self._clock.at(share)
+
+            def denoise(sample: Tensor, text: Mapping[str, Tensor] | None = None) -> Tensor:
+                return guided(evaluations.denoised(sample, there.timestep, text))
+
+            return replace(
+                step,
+                timestep=there.timestep,
+                alpha=there.alpha,
+                sigma=there.sigma,
+                denoise=denoise,
+            )
+
+        step = Step(
             index=tick.index,
             count=tick.count,
             timestep=tick.timestep,
@@ -216,13 +284,18 @@ class Run:
             scheduler=type(scheduler).__name__,
             evaluator=evaluate,
             prepare=evaluations.prepare,
-            denoise=lambda sample: guided(evaluations.denoised(sample)),
+            denoise=lambda sample, text=None: guided(evaluations.denoised(sample, text=text)),
+            traced=traced,
+            at=at,
+            after=self._clock.after,
             next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
             guidance_scale=target.scale(model),
             prompts=target.prompts(evaluations.images),
+            text_features=self._text_features,
             native=native and (lambda u, c, w: native(u, c, w, target.setting)),
             memory=self._memory,
         )
+        return step
 
     @staticmethod
     def _signed(family: Family, tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from guidance.core.config import Part
 from guidance.core.perturb import PerturbedDirection
-from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule
+from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule, Starting
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import Schedule
 
@@ -41,7 +41,15 @@ def parse_rule(text: str) -> Rule:
 
 def known_rules() -> dict[str, type[Rule]]:
     """Methods that a text may name."""
-    abstract = (Chain, Conditioning, Correction, Direction, PerturbedDirection, ScaledDirection)
+    abstract = (
+        Chain,
+        Conditioning,
+        Correction,
+        Direction,
+        PerturbedDirection,
+        ScaledDirection,
+        Starting,
+    )
     return {name: cls for name, cls in Rule.known.items() if cls not in abstract}
 
 

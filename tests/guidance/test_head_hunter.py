@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from guidance import CFG, HeadSet, Rule, SoftPAG, guide, hunt, inspect
+from guidance.core.fingerprint import weights_hash
 from guidance.core.heads import resolve
 from guidance.head_hunter import budget, greedy
-from guidance.head_set import weights_hash
 from guidance.hunting import processes
 from guidance.hunting.trial import Trial
 from tests import tiny

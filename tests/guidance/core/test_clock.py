@@ -129,6 +129,44 @@ def test_prediction_type(case: str, kind: str) -> None:
     assert prediction_type(build(case)) == kind
 
 
+@pytest.mark.parametrize("case", [*CASES, "KDPM2DiscreteScheduler"])
+def test_level_elsewhere_is_that_of_the_scheduler_there(case: str) -> None:
+    """A share of its levels from the clean end, at every stage of the run; none without signal."""
+    scheduler, reference = build(case, 8), build(case, 8)
+    clock = Clock(lambda: scheduler, lambda: None)
+    x, count = torch.zeros(1, 4, 4, 4), len(scheduler.timesteps)
+    for position, t in enumerate(scheduler.timesteps):
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(x, t)
+        clock.tick(float(t))
+        for share, expected in ((0.8, count - 1 - int(0.8 * count)), (0.0, count - 1)):
+            there = clock.at(share)
+            assert there.timestep == float(scheduler.timesteps[expected])
+            # Its first stage is at the even places.
+            if not case.startswith("KDPM2") or expected % 2 == 0:
+                level = noise_level(reference, there.timestep, expected)
+                assert (there.alpha, there.sigma) == pytest.approx(level, abs=1e-4)
+        following = position + 1
+        if following == count:
+            assert clock.after() == (1.0, 0.0)
+        elif not case.startswith("KDPM2") or following % 2 == 0:
+            level = noise_level(reference, float(scheduler.timesteps[following]), following)
+            assert clock.after() == pytest.approx(level, abs=1e-4)
+        x = scheduler.step(x, t, x).prev_sample
+    assert clock.at(1.0).alpha >= 1e-3
+
+
+def test_level_without_signal_is_never_one_elsewhere() -> None:
+    flow = build("FlowMatchEulerDiscreteScheduler", 4)
+    clock = Clock(lambda: flow, lambda: None)
+    clock.tick(float(flow.timesteps[0]))
+    assert clock.at(1.0).timestep == float(flow.timesteps[1])
+    flow.set_timesteps(1)
+    clock.tick(float(flow.timesteps[0]))
+    with pytest.raises(ValueError, match="no noise level of the 1 steps has any signal"):
+        clock.at(0.5)
+
+
 def test_counts_calls_although_timesteps_repeat() -> None:
     scheduler = build("HeunDiscreteScheduler", steps=3)
     clock = Clock(lambda: scheduler, lambda: None)

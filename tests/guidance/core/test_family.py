@@ -10,7 +10,7 @@ import torch
 
 from guidance import CFG, COND, UNCOND, Family, guide, register_family
 from guidance.core.arguments import Arguments
-from guidance.core.family import per_mille, reversed_per_mille
+from guidance.core.family import MODEL_TIME, per_mille, reversed_per_mille
 from tests import tiny
 from tests.guidance.rules import spy
 from tests.tiny import close
@@ -90,6 +90,33 @@ def test_time_is_that_of_the_noisiest_frame() -> None:
     assert Arguments(upwards, {"timestep": times}, ()).time == pytest.approx(300)
     downwards = Family("M", time=reversed_per_mille)
     assert Arguments(downwards, {"timestep": 1 - times}, ()).time == pytest.approx(300)
+
+
+@pytest.mark.parametrize("convention", MODEL_TIME)
+def test_time_can_be_replaced(convention: Any) -> None:
+    family = Family("M", time=convention)
+    old, new = (MODEL_TIME[convention](each) for each in (1.2, 0.4))
+    for time in (old, torch.tensor(old).double(), torch.tensor([old, old]).double(), [old]):
+        moved = Arguments(family, {"timestep": time}, ()).with_time(0.4)
+        found = moved.values["timestep"]
+        assert type(found) is type(time)
+        assert moved.time == pytest.approx(0.4)
+        if isinstance(time, torch.Tensor):
+            torch.testing.assert_close(found, torch.full_like(time, new))
+
+
+def test_time_keeps_its_type_and_frames_without_noise_theirs() -> None:
+    whole = Arguments(Family("M"), {"timestep": torch.tensor(7)}, ()).with_time(3.6)
+    assert torch.equal(whole.values["timestep"], torch.tensor(4))
+    for convention, old in ((per_mille, 0.3), (reversed_per_mille, 0.7)):
+        clean = MODEL_TIME[convention](0.0)
+        times = torch.tensor([[clean, old, old]])
+        moved = Arguments(Family("M", time=convention), {"timestep": times}, ()).with_time(100.0)
+        new = MODEL_TIME[convention](100.0)
+        torch.testing.assert_close(moved.values["timestep"], torch.tensor([[clean, new, new]]))
+    odd = Family("M", time=lambda time: 2 * time)
+    with pytest.raises(ValueError, match="a step at another noise level needs a time that is one"):
+        Arguments(odd, {"timestep": 1.0}, ()).with_time(3.0)
 
 
 def test_wrong_number_of_rows_is_named(sd: Any) -> None:
