@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from apps.emblem import models
 from apps.emblem.pictures import draw_pictures, save_grid, to_tensor
-from apps.emblem.state import Recipe
-from apps.emblem.trainer import Batch, train
+from apps.training.batch import Batch
+from apps.training.state import Recipe
+from apps.training.trainer import train
 
 RECIPE = Recipe(steps=2200, batch=24, lr=3e-3, weight_decay=0.0, ema=0.995, bf16=True)
 PICTURES = 24_000

@@ -10,8 +10,9 @@ from transformers import ResNetForImageClassification
 from apps.emblem import models
 from apps.emblem.pictures import draw_pictures, to_tensor
 from apps.emblem.score import labels, split_heads
-from apps.emblem.state import Recipe
-from apps.emblem.trainer import Batch, train
+from apps.training.batch import Batch
+from apps.training.state import Recipe
+from apps.training.trainer import train
 
 RECIPE = Recipe(steps=3200, batch=96, lr=5e-3, weight_decay=0.02, ema=0.99)
 PICTURES = 50_000

@@ -4,23 +4,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPModel
 
 from apps.emblem import models
 from apps.emblem.pictures import draw_captions, draw_pictures, to_tensor, tokenize
-from apps.emblem.state import Recipe
-from apps.emblem.trainer import Batch, train
+from apps.training.batch import Batch, gathered
+from apps.training.contrastive import contrastive_loss
+from apps.training.state import Recipe
+from apps.training.trainer import train
 
 RECIPE = Recipe(steps=1000, batch=192, lr=3e-3, weight_decay=0.05, bf16=True)
 PICTURES = 30_000
-
-
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy over the similarities (B, B); equal captions share the target."""
-    logits = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-    target = same / same.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def train_clip(root: Path, seed: int, recipe: Recipe = RECIPE, length: int = PICTURES) -> CLIPModel:
@@ -39,9 +33,12 @@ def train_clip(root: Path, seed: int, recipe: Recipe = RECIPE, length: int = PIC
             input_ids=tokens[chosen].to(device),
             pixel_values=to_tensor(pictures.images[batch.indices.numpy()]).to(device),
         )
-        same = (chosen[:, None] == chosen[None, :]).float().to(device)
+        every = gathered(chosen.to(device))
+        same = (every[:, None] == every[None, :]).float()
         scale = clip.logit_scale.exp().clamp(max=100)
-        return contrastive_loss(output.image_embeds, output.text_embeds, scale, same)
+        return contrastive_loss(
+            gathered(output.image_embeds), gathered(output.text_embeds), scale, same
+        )
 
     train(clip, loss, recipe, len(pictures.scenes), root / "clip", seed=seed)
     return clip

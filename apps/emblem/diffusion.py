@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from apps.emblem.pictures import draw_captions, draw_pictures, save_grid, to_tensor, tokenize
-from apps.emblem.state import Recipe, write_tensors
-from apps.emblem.trainer import Batch, train
 from apps.emblem.world import caption, sample_scene
 from apps.emblem.zero_tokens import count_last_token
+from apps.training.batch import Batch
+from apps.training.state import Recipe, write_tensors
+from apps.training.trainer import train
 
 CAPTIONS_EACH = 4
 CAPTION_DROPOUT = 0.1

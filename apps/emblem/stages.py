@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
 from apps.emblem import autoencoder, classifier, contrastive, diffusion, models, ship
-from apps.emblem.state import Recipe
+from apps.training.state import Recipe
 
 
 class Stages:

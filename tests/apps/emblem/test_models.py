@@ -9,7 +9,6 @@ from apps.emblem import models
 from apps.emblem.classifier import corrupt, scorer_loss
 from apps.emblem.contrastive import contrastive_loss
 from apps.emblem.score import HEADS
-from apps.emblem.trainer import Batch
 from apps.emblem.world import (
     ALL_SHAPES,
     ALL_TEXTURES,
@@ -20,6 +19,7 @@ from apps.emblem.world import (
     sample_scene,
 )
 from apps.emblem.zero_tokens import count_last_token
+from apps.training.batch import Batch
 
 
 def test_every_word_of_the_world_is_one_token() -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apps.emblem.optim import Optimizer
-from apps.emblem.state import Recipe
-from apps.emblem.trainer import Batch, train
+from apps.training.batch import Batch
+from apps.training.optim import Optimizer
+from apps.training.state import Recipe
+from apps.training.trainer import train
 
 RECIPE = Recipe(steps=12, batch=8, lr=1e-2, warmup=3, ema=0.9)
 

@@ -1,7 +1,8 @@
-"""The one training loop of the Emblem models.
+"""The one training loop.
 
 Everything random in step ``n`` is drawn from a generator seeded with ``(seed, n)``, so a resumed
-run is the unbroken run.
+run is the unbroken run. Under ``accelerate launch`` each process takes its slice of a step's batch
+and gradients are averaged, so that several processes are one, but for rounding.
 """
 
 import json
@@ -13,34 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from apps.emblem.optim import Optimizer
-from apps.emblem.state import Recipe, restore_state, save_state, write_tensors
-
-
-class Batch:
-    """The items of one step, and its random numbers."""
-
-    def __init__(self, step: int, seed: int, size: int, items: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        self._size = size
-        self.indices = torch.randint(items, (size,), generator=self._generator)
-
-    def randn(self, *shape: int) -> Tensor:
-        """Normal numbers (B, *shape)."""
-        return torch.randn((self._size, *shape), generator=self._generator)
-
-    def rand(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), (B, *shape)."""
-        return torch.rand((self._size, *shape), generator=self._generator)
-
-    def randint(self, high: int, *shape: int) -> Tensor:
-        """Integers in [0, high), (B, *shape)."""
-        return torch.randint(high, (self._size, *shape), generator=self._generator)
-
+from apps.training.batch import Batch, average
+from apps.training.optim import Optimizer
+from apps.training.state import Recipe, restore_state, save_state, write_tensors
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -57,12 +37,14 @@ def train(
     sample: Callable[[nn.Module, Path], None] | None = None,
     sample_every: int = 1000,
     save_every: float = 120.0,
+    device: torch.device | None = None,
 ) -> nn.Module:
     """Train ``model`` to the end of the recipe, resuming from ``run`` if it holds a state.
 
     Args:
-        model: what to train; its weights are the initial ones.
-        loss: from the model and a batch to a scalar.
+        model: what to train; its weights are the initial ones, the same in all processes.
+        loss: from the model and a batch to a scalar: a mean over the items of the batch, or of
+            ``gathered`` rows.
         recipe: schedule and optimizer settings.
         items: number of training items; a batch holds indices below it.
         run: folder of the run's state, log and samples.
@@ -70,29 +52,39 @@ def train(
         snapshots: steps after which the averaged weights are kept as ``step-N.safetensors``.
         sample: draws what the averaged model makes, every ``sample_every`` steps.
         save_every: seconds between saves of the state.
+        device: where to train; None is the first GPU, or the one of this process.
 
     Returns:
         the model with the averaged weights (the trained ones if ``recipe.ema`` is 0), in eval mode.
 
     Raises:
-        ValueError: ``run`` holds the state of another recipe or seed.
+        ValueError: ``run`` holds the state of another recipe or seed, or the batch cannot be dealt
+            out to the processes.
         FloatingPointError: the loss is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state saved.
     """
-    accelerator = Accelerator()
-    device = accelerator.device
+    processes = PartialState()
+    own, count, first = processes.process_index, processes.num_processes, processes.is_main_process
+    if recipe.batch % count:
+        raise ValueError(
+            f"a batch of {recipe.batch} cannot be dealt out to {count} processes: expected a "
+            f"multiple, such as {recipe.batch // count * count or count}"
+        )
+    device = device or processes.device
     run.mkdir(parents=True, exist_ok=True)
     model = model.to(device)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    parameters = list(model.parameters())
+    followed = {name: value.detach().clone() for name, value in model.state_dict().items()}
     optimizer = Optimizer(model, recipe.weight_decay)
     start = 0
     state = run / "state.safetensors"
     if state.exists():
-        start = restore_state(state, model, average, optimizer, recipe, seed)
-        accelerator.print(f"resuming {run.name} at step {start} of {recipe.steps}")
+        start = restore_state(state, model, followed, optimizer, recipe, seed)
+        processes.print(f"resuming {run.name} at step {start} of {recipe.steps}")
 
     def save(step: int) -> None:
-        save_state(state, model, average, optimizer, recipe, seed, step)
+        if first:
+            save_state(state, model, followed, optimizer, recipe, seed, step)
 
     model.train()
     saved, smooth = time.monotonic(), None
@@ -102,37 +94,48 @@ def train(
         initial=start,
         total=recipe.steps,
         mininterval=5,
+        disable=not first,
     )
-    with _stop_signals() as stopped:
+    with _stop_signals() as received:
         for step in bar:
+            batch = Batch(step, seed, recipe.batch, items, own, count)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-                value = loss(model, Batch(step, seed, recipe.batch, items))
-            number = float(value.detach())
+                value = loss(model, batch)
+            value.backward()
+            number, stopped = _agreed(value, bool(received), parameters)
             if not math.isfinite(number):
                 raise FloatingPointError(f"loss of {run.name} is {number} at step {step}")
-            accelerator.backward(value)
-            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimizer.step(recipe.lr_at(step))
             smooth = number if smooth is None else 0.98 * smooth + 0.02 * number
-            _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
-            if step % 50 == 0:
+            _follow(followed, model, min(recipe.ema, (1 + step) / (10 + step)))
+            if first and step % 50 == 0:
                 bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
                 _log(run, step, smooth, recipe.lr_at(step))
-            if step + 1 in snapshots:
+            if first and step + 1 in snapshots:
                 write_tensors(
-                    run / f"step-{step + 1}.safetensors", average, {"step": str(step + 1)}
+                    run / f"step-{step + 1}.safetensors", followed, {"step": str(step + 1)}
                 )
-            if sample and (step + 1) % sample_every == 0:
-                _sample(model, average, sample, run / f"samples-{step + 1:06d}.png")
+            if first and sample and (step + 1) % sample_every == 0:
+                _sample(model, followed, sample, run / f"samples-{step + 1:06d}.png")
             if time.monotonic() - saved > save_every:
                 save(step + 1)
                 saved = time.monotonic()
             if stopped:
                 save(step + 1)
+                processes.wait_for_everyone()  # the first to leave would end the others
                 raise KeyboardInterrupt
     save(recipe.steps)
-    model.load_state_dict(average)
+    model.load_state_dict(followed)
     return model.eval()
+
+
+def _agreed(value: Tensor, stopped: bool, parameters: list[nn.Parameter]) -> tuple[float, bool]:
+    """The loss over all processes, and whether any was told to stop; gradients are averaged."""
+    told = value.detach().clone(), value.new_tensor(float(stopped))
+    average([*told, *(each.grad for each in parameters if each.grad is not None)])
+    number, share = (float(each) for each in told)
+    return number, share > 0
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from apps.emblem.optim import Optimizer
+from apps.training.optim import Optimizer
 
 
 @dataclass(frozen=True)
