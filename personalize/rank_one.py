@@ -40,16 +40,19 @@ class Concepts:
     duals: Tensor
 
     @staticmethod
-    def of(i_stars: Tensor, c_inv: Tensor) -> Concepts:
-        """Prepare target inputs ``(J, d_in)`` for ``c_inv`` ``(d_in, d_in)``; see the function."""
-        if i_stars.ndim != 2 or c_inv.shape != (i_stars.shape[1],) * 2:
+    def of(i_stars: Tensor, weighted: Tensor) -> Concepts:
+        """Prepare target inputs ``(J, d_in)``, given also as rows ``C^-1 i_j``, ``(J, d_in)``.
+
+        Raises:
+            ValueError: shapes that differ, or an input without energy.
+        """
+        if i_stars.ndim != 2 or weighted.shape != i_stars.shape:
             raise ValueError(
-                f"i_stars must be (concepts, d_in) and c_inv (d_in, d_in), found shapes "
-                f"{tuple(i_stars.shape)} and {tuple(c_inv.shape)}"
+                f"i_stars and C^-1 i_stars must be (concepts, d_in), found shapes "
+                f"{tuple(i_stars.shape)} and {tuple(weighted.shape)}"
             )
-        i, metric = i_stars.double(), c_inv.double()
-        weighted = i @ metric
-        gram = weighted @ i.T
+        i, rows = i_stars.double(), weighted.double()
+        gram = rows @ i.T
         energies = gram.diagonal()
         if not bool((energies > 0).all()):
             raise ValueError(
@@ -66,9 +69,9 @@ class Concepts:
                 stacklevel=3,
             )
         inverse = torch.linalg.pinv(correlations, rtol=_RCOND, hermitian=True)
-        duals = (inverse / size[:, None] / size[None, :]) @ weighted
+        duals = (inverse / size[:, None] / size[None, :]) @ rows
         kind = torch.promote_types(i_stars.dtype, torch.float32)
-        ratios = weighted / energies[:, None]
+        ratios = rows / energies[:, None]
         return Concepts(i_stars.to(kind), ratios.to(kind), duals.to(kind))
 
     def gates(self, x: Tensor, beta: float | Tensor, tau: float | Tensor) -> Tensor:
@@ -119,7 +122,11 @@ def gated_rank_one(
             f"o_stars must be (concepts, d_out) = {(len(i_stars), len(weight))}, found "
             f"{tuple(o_stars.shape)}"
         )
-    concepts = Concepts.of(i_stars, c_inv)
+    if c_inv.shape != (i_stars.shape[-1],) * 2:
+        raise ValueError(
+            f"c_inv must be (d_in, d_in) = {(i_stars.shape[-1],) * 2}, found {tuple(c_inv.shape)}"
+        )
+    concepts = Concepts.of(i_stars, i_stars @ c_inv.to(i_stars.dtype))
     kept = concepts.remove(x)
     gated = concepts.gates(x, beta, tau) @ o_stars.to(kept.dtype)
     return (kept @ weight.to(kept.dtype).T + gated).to(x.dtype)

@@ -10,7 +10,7 @@ hold two thirds of the weights of Stable Diffusion 1.5's UNet, or are slower on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -84,8 +84,8 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scales
 
 
-def quantize(model: nn.Module, skip: Sequence[str] = ()) -> nn.Module:
-    """Replace every Linear and Conv2d in a model by its int8 form, in place; return the model.
+def quantize(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """Replace every Linear and Conv2d in a model by its int8 form, in place.
 
     Embeddings and norms stay. A layer that sits in several places stays shared. Quantize in
     float32, then move to another dtype or device.
@@ -93,6 +93,10 @@ def quantize(model: nn.Module, skip: Sequence[str] = ()) -> nn.Module:
     Args:
         model: holds the layers; a model that is itself such a layer is not replaced.
         skip: patterns of names to leave alone, such as ``"conv_in"`` or ``"time_embedding.*"``.
+
+    Returns:
+        The layers that were replaced, by name, for ``put_back``; memory is saved once they are
+        dropped.
 
     Raises:
         ValueError: nothing to replace, a pattern that matches no layer, a weight that is not
@@ -114,10 +118,15 @@ def quantize(model: nn.Module, skip: Sequence[str] = ()) -> nn.Module:
     if not wanted:
         raise ValueError(f"{type(model).__name__} has no Linear or Conv2d to quantize")
     replaced = {layer: _replacement(layer) for layer in dict.fromkeys(wanted.values())}
-    for name, layer in wanted.items():
+    put_back(model, {name: replaced[layer] for name, layer in wanted.items()})
+    return wanted
+
+
+def put_back(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Put layers into a model by name, such as those that ``quantize`` replaced."""
+    for name, layer in layers.items():
         parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, replaced[layer])
-    return model
+        setattr(model.get_submodule(parent), own, layer)
 
 
 def _replacement(layer: nn.Linear | nn.Conv2d) -> _Int8:

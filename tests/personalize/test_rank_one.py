@@ -22,6 +22,7 @@ def _metric(seed: int = 1) -> Tensor:
 
 W, C_INV = _rand(D_OUT, D_IN, seed=2), _metric()
 I_STAR, O_STAR = _rand(1, D_IN, seed=3), _rand(1, D_OUT, seed=4)
+CONCEPT = Concepts.of(I_STAR, I_STAR @ C_INV)
 
 
 def _orthogonal(x: Tensor, i_stars: Tensor, c_inv: Tensor = C_INV) -> Tensor:
@@ -90,11 +91,11 @@ def test_key_locking_gives_the_key_of_the_super_category() -> None:
 
 def test_without_gates_it_is_the_smallest_edit_of_the_weight() -> None:
     """ROME: the ratio in place of the gate is ``W + (o - W i) (C^-1 i)^T / E``."""
-    concepts, x = Concepts.of(I_STAR, C_INV), _rand(4, D_IN, seed=11)
-    ratio = x @ concepts.ratios.T
+    x = _rand(4, D_IN, seed=11)
+    ratio = x @ CONCEPT.ratios.T
     direction = (C_INV @ I_STAR[0]) / (I_STAR[0] @ C_INV @ I_STAR[0])
     edited = W + torch.outer(O_STAR[0] - W @ I_STAR[0], direction)
-    torch.testing.assert_close(concepts.remove(x) @ W.T + ratio @ O_STAR, x @ edited.T)
+    torch.testing.assert_close(CONCEPT.remove(x) @ W.T + ratio @ O_STAR, x @ edited.T)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 3.0, 1e5])
@@ -148,17 +149,14 @@ def test_concepts_of_one_direction_share_it_and_warn() -> None:
 
 def test_output_grows_with_the_gate() -> None:
     x = _rand(9, D_IN, seed=16)
-    sums = [
-        float(Concepts.of(I_STAR, C_INV).gates(x, beta, 0.15).sum())
-        for beta in (0.3, 0.5, 0.7, 0.9)
-    ]
+    sums = [float(CONCEPT.gates(x, beta, 0.15).sum()) for beta in (0.3, 0.5, 0.7, 0.9)]
     assert sums == sorted(sums, reverse=True) and sums[0] > sums[-1]
 
 
 def test_the_gradient_of_an_output_is_its_gate() -> None:
     x, o = _rand(7, D_IN, seed=17), O_STAR.clone().requires_grad_()
     gated_rank_one(x, W, I_STAR, o, C_INV, 0.75, 0.1).sum().backward()
-    gates = Concepts.of(I_STAR, C_INV).gates(x, 0.75, 0.1).sum()
+    gates = CONCEPT.gates(x, 0.75, 0.1).sum()
     assert o.grad is not None
     torch.testing.assert_close(o.grad, gates.expand(1, D_OUT))
 
@@ -191,5 +189,5 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> 
 
 
 def test_gate_formula_is_the_logistic_function() -> None:
-    value = float(Concepts.of(I_STAR, C_INV).gates(0.5 * I_STAR, 0.7, 0.2))
+    value = float(CONCEPT.gates(0.5 * I_STAR, 0.7, 0.2))
     assert value == pytest.approx(1 / (1 + math.exp(1.0)))

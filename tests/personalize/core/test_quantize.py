@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from personalize.core.quantize import (
     Int8Conv2d,
     Int8Linear,
+    put_back,
     quantize,
     quantize_weight,
     weight_bytes,
@@ -51,7 +52,8 @@ def test_a_layer_is_that_layer_with_rounded_weights(
             exact = F.linear(x, codes * scales, layer.bias)
         else:
             exact = layer._conv_forward(x, codes * scales, layer.bias)
-        found = quantize(model)(x)
+        quantize(model)
+        found = model(x)
     assert type(model[0]) in (Int8Linear, Int8Conv2d)
     torch.testing.assert_close(found, exact, rtol=0, atol=0)
 
@@ -62,19 +64,24 @@ def test_a_unet_keeps_its_answer_and_a_quarter_of_its_bytes() -> None:
     with torch.no_grad():
         before, plain = weight_bytes(unet), unet(x, 500, text).sample
         norms = {n: p.clone() for n, p in unet.named_parameters() if "norm" in n}
-        after = quantize(unet)(x, 500, text).sample
+        layers = quantize(unet)
+        after = unet(x, 500, text).sample
     assert not any(type(m) in (nn.Linear, nn.Conv2d) for m in unet.modules())
     assert 0 < float((after - plain).norm() / plain.norm()) < 0.05
     assert all(torch.equal(p, norms[n]) for n, p in unet.named_parameters() if n in norms)
     matrices = sum(m.codes.numel() for m in unet.modules() if hasattr(m, "codes"))
     scales = sum(m.scales.numel() for m in unet.modules() if hasattr(m, "scales"))
     assert weight_bytes(unet) == before - 3 * matrices + 4 * scales
+    put_back(unet, layers)
+    with torch.no_grad():
+        assert weight_bytes(unet) == before and torch.equal(unet(x, 500, text).sample, plain)
 
 
 def test_codes_survive_a_file_and_a_change_of_precision() -> None:
     model, other = (nn.Sequential(nn.Linear(8, 8), nn.Conv2d(8, 4, 1)) for _ in range(2))
     quantize(model)
-    quantize(other).load_state_dict(model.state_dict())
+    quantize(other)
+    other.load_state_dict(model.state_dict())
     layer, copy = model[0], other[0]
     assert isinstance(layer, Int8Linear) and isinstance(copy, Int8Linear)
     assert torch.equal(copy.weight, layer.weight)
@@ -86,8 +93,9 @@ def test_codes_survive_a_file_and_a_change_of_precision() -> None:
 def test_gradients_reach_the_input() -> None:
     layer = nn.Linear(6, 4)
     x = _rand(3, 6).requires_grad_()
-    quantized = quantize(nn.Sequential(layer))
-    quantized(x).sum().backward()
+    model = nn.Sequential(layer)
+    quantize(model)
+    model(x).sum().backward()
     codes, scales = quantize_weight(layer.weight.detach())
     assert x.grad is not None
     torch.testing.assert_close(x.grad, (codes * scales).sum(0).expand(3, -1))
