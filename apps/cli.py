@@ -21,11 +21,13 @@ from apps.hunt.cli import hunt
 from apps.quiet import quiet
 from apps.schedulers import DIFFUSION
 from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings, read_prompts
+from apps.train.cli import app as train
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(bench, name="bench")
 app.add_typer(claims, name="claims")
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(train, name="train")
 app.command()(hunt)
 
 

@@ -17,16 +17,19 @@ from apps.shipped import shipped, shipped_names
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> Any:
+def load_pipeline(
+    model: str, *, device: str = "auto", dtype: str = "auto", prompts: bool = True
+) -> Any:
     """Load a text-to-image pipeline onto a device.
 
     Args:
         model: folder of a pipeline, name of a shipped model, or id on the hub.
         device: see ``pick_device``.
         dtype: see ``pick_dtype``.
+        prompts: refuse a pipeline that does not draw from text.
 
     Raises:
-        ValueError: there is no such model, it cannot be loaded, or it does not draw from text.
+        ValueError: there is no such model, it cannot be loaded, or it is none of these.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
@@ -41,10 +44,11 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> A
         )
         reason = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
         raise ValueError(f"cannot load model {model!r}; {cure} ({reason})") from error
-    missing = {"prompt", "generator", "num_inference_steps"} - set(call_parameters(pipe))
-    if missing:
+    needed = {"generator", "num_inference_steps", "prompt" if prompts else "generator"}
+    if missing := needed - set(call_parameters(pipe)):
+        what = "text-to-image pipeline" if prompts else "pipeline that draws pictures"
         raise ValueError(
-            f"model {model!r} is no text-to-image pipeline: {type(pipe).__name__} takes no "
+            f"model {model!r} is no {what}: {type(pipe).__name__} takes no "
             f"{', '.join(sorted(missing))}"
         )
     pipe.set_progress_bar_config(disable=True)

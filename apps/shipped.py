@@ -15,7 +15,7 @@ def shipped_names() -> tuple[str, ...]:
 
 
 def shipped(name: str) -> Path:
-    """Folder of a model that comes with the package, in a ``save_pretrained`` layout.
+    """Folder of a model that comes with the package: a pipeline, a network, or an evaluator.
 
     Raises:
         ValueError: no shipped model has this name.
@@ -31,7 +31,8 @@ def shipped(name: str) -> Path:
 
 def _models() -> dict[str, Path]:
     for folder in _FOLDERS:
-        roots = [*folder.glob("*/model_index.json"), *folder.glob("*/config.json")]
+        kinds = ("*/model_index.json", "*/config.json", "*-evaluators/*/config.json")
+        roots = [root.parent for kind in kinds for root in folder.glob(kind)]
         if roots:
-            return {root.parent.name: root.parent for root in roots}
+            return {root.relative_to(folder).as_posix(): root for root in roots}
     return {}

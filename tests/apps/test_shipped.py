@@ -34,7 +34,10 @@ def test_names_are_those_of_models_only(folders: tuple[Path, Path]) -> None:
     _add(folders[1], "small-unet")
     _add(folders[1], "classifier", "config.json")
     _add(folders[1], "results", "measured.json")
-    assert shipped_names() == ("classifier", "small-unet")
+    _add(folders[1], "small-unet/unet", "config.json")
+    _add(folders[1], "small-evaluators/reward", "config.json")
+    assert shipped_names() == ("classifier", "small-evaluators/reward", "small-unet")
+    assert shipped("small-evaluators/reward") == folders[1] / "small-evaluators" / "reward"
 
 
 def test_the_wheel_comes_before_a_folder_of_someone_else(folders: tuple[Path, Path]) -> None:

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from apps.cli import app
 from apps.shipped import shipped, shipped_names
+from guidance import DynamicCFG, guide
+from guidance.evaluators import Alignment, Discriminator, LatentClassifier, Reward
 
 PIPELINES = {"emblem-unet": StableDiffusionPipeline, "emblem-dit": StableDiffusion3Pipeline}
 PROMPT = "a large red star on a blue background"
@@ -49,6 +51,27 @@ def test_the_command_uses_the_shipped_model(tmp_path: Path) -> None:
         with Image.open(path) as image:
             good += _mostly(image, 0) > 0.05 and _mostly(image, 2) > 0.3
     assert good >= 3
+
+
+@pytest.mark.parametrize(("name", "other"), [("unet", "dit"), ("dit", "unet")])
+def test_evaluators_know_their_models(name: str, other: str) -> None:
+    def path(kind: str) -> str:
+        return str(shipped(f"emblem-evaluators/{kind}"))
+
+    pipe = PIPELINES[f"emblem-{name}"].from_pretrained(shipped(f"emblem-{name}"))
+    pipe.set_progress_bar_config(disable=True)
+    own = Discriminator(path(f"discriminator-{name}"))
+    judges = (Alignment(path("alignment")), Reward(path("reward")), own)
+    with guide(pipe, DynamicCFG((1, 4), judges)) as run:
+        pipe(PROMPT, num_inference_steps=2, output_type="latent")
+    for step in run.report.to_dict()["steps"]:
+        assert "unjudged_images" not in step["extras"]
+    classifier = LatentClassifier(path("classifier"))
+    assert classifier.classes == ("checkered", "dotted", "solid", "striped")
+    classifier.check_pipe(pipe, [pipe.unet if name == "unet" else pipe.transformer])
+    foreign = DynamicCFG((1, 4), Discriminator(path(f"discriminator-{other}")))
+    with pytest.raises(ValueError, match="was trained for another denoiser"):
+        guide(pipe, foreign).__enter__()
 
 
 def test_the_models_are_small() -> None:

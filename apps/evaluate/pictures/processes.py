@@ -66,7 +66,12 @@ class Processes:
         return made
 
     def spread(
-        self, items: Sequence[Item], make: Callable[[Sequence[Item]], Made], batch: int, what: str
+        self,
+        items: Sequence[Item],
+        make: Callable[[Sequence[Item]], Made],
+        batch: int,
+        what: str,
+        unit: str = "picture",
     ) -> Iterator[list[Made]]:
         """What each process makes of a batch of the items, round by round; all see all of it.
 
@@ -75,7 +80,7 @@ class Processes:
         own = items[self._state.process_index :: self.count]
         most = math.ceil(len(items) / self.count)
         hidden = None if self.first else True
-        with tqdm(total=len(items), desc=what, unit="picture", disable=hidden) as bar:
+        with tqdm(total=len(items), desc=what, unit=unit, disable=hidden) as bar:
             for start in range(0, most, batch):
                 part = own[start : start + batch]
                 outcomes = gather_object([_attempt(partial(make, part))])
