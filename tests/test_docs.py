@@ -19,7 +19,16 @@ from guidance import METHODS, Rule, guide
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/guidance.md", "docs/evaluation.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/guidance.md",
+    "docs/evaluation.md",
+    "docs/evaluators.md",
+    "docs/perfusion.md",
+    "docs/textual-inversion.md",
+    "docs/zoodip.md",
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDANCE = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
 
@@ -128,3 +137,17 @@ def test_the_evaluations_of_the_documentation_are_those_of_the_results() -> None
     cells = re.findall(r"(?<=\| )-?\d+\.\d+(?: \([^)]*\))?(?= \|)", tables)
     assert len(cells) > 20
     assert set(cells) <= found
+
+
+def test_the_scores_of_the_shipped_evaluators_are_those_they_were_trained_to() -> None:
+    page = (ROOT / "docs" / "evaluators.md").read_text(encoding="utf-8")
+    names = ("alignment", "reward", "classifier", "discriminator-unet", "discriminator-dit")
+    for name in names:
+        config = ROOT / "assets" / "emblem-evaluators" / name / "config.json"
+        scores = json.loads(config.read_text())["training"]["scores"]
+        by_noise = {row["sigma"][0]: f"{row['score']:.2f}" for row in scores}
+        cells = [by_noise.get(low, "") for low in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)]
+        (row,) = re.findall(
+            rf"^\| {name}(?: \([^|]*\)|, scales[^|]*)? \|(.*)\|$", page, re.MULTILINE
+        )
+        assert [cell.strip() for cell in row.split("|")] == cells

@@ -48,7 +48,7 @@ COMMANDS = {
     "perfusion": Command(
         "personalize.perfusion",
         "Perfusion",
-        "Learn a concept whose strength is set when drawing, in about 100 KB.",
+        "Learn a concept whose strength is set when drawing, in about 65 KB.",
         '--placeholder_token "<my-cat>" --super_category cat',
         {
             "placeholder_token": _WORD,
