@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidance import Rule, parse_rule
+
+if TYPE_CHECKING:
+    from apps.claims.measure import Bench
+    from apps.claims.scores import Score
+    from apps.claims.store import Measured
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class Cell:
         series: curve of the claim's plot that it is a point of.
         knobs: numbers that tell it from the other points of that curve.
         make: makes the rule where a text cannot.
+        measures: keys of ``apps.claims.extras.EXTRAS``, what is measured beside the usual.
+        networks: names of shipped networks that the rule uses beside the model.
+        beside: what its row tells beside the measures, of the finished cell.
+        score: what fresh renders are scored by; such a cell draws no pictures of its own.
     """
 
     name: str
@@ -56,7 +65,20 @@ class Cell:
     series: str = ""
     knobs: Mapping[str, float] = field(default_factory=dict)
     make: Callable[[Material], Rule] | None = None
+    measures: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    beside: Callable[[Bench, Measured], Mapping[str, Any]] | None = None
+    score: Score | None = None
+
+    def tell(self, bench: Bench, measured: Measured) -> Mapping[str, Any]:
+        """What the row of the finished cell tells beside the measures."""
+        return self.beside(bench, measured) if self.beside else {}
 
     def build(self, material: Material) -> Rule:
         """The rule for a batch."""
         return self.make(material) if self.make else parse_rule(self.rule)
+
+
+def short(model: str) -> str:
+    """A shipped model's name as the names of cells have it."""
+    return model.removeprefix("emblem-")

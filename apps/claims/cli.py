@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apps.errors import one_line_errors
 from apps.quiet import quiet
 
+if TYPE_CHECKING:
+    from apps.claims.settings import ClaimsSettings
+
 app = typer.Typer(help="Measure what the methods claim, on the shipped models.")
+
+Images = Annotated[int, typer.Option(help="Pictures in each cell; an even number.")]
+Only = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Measure the cells whose name matches.")
+]
+Seed = Annotated[int, typer.Option(help="Of prompts and noise, the same in each cell.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the results go: claims-SUBCOMMAND.*")]
+Work = Annotated[Path, typer.Option(metavar="DIR", help="Where finished cells are kept.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
+]
+
+RESULTS, CELLS = Path("assets/results"), Path("runs")
 
 
 @app.callback()
@@ -20,20 +37,12 @@ def claims() -> None:
 
 @app.command()
 def guidance(
-    images: Annotated[int, typer.Option(help="Pictures in each cell; an even number.")] = 512,
-    only: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Measure the cells whose name matches.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of prompts and noise, the same in each cell.")] = 0,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the results go: claims-guidance.*")
-    ] = Path("assets/results"),
-    work: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where finished cells are kept.")
-    ] = Path("runs/claims-guidance"),
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    images: Images = 512,
+    only: Only = None,
+    seed: Seed = 0,
+    out: Out = RESULTS,
+    work: Work = CELLS / "claims-guidance",
+    verbose: Verbose = False,
 ) -> None:
     """Measure guidance rules: accuracy, FID, diversity and cost, with paired intervals.
 
@@ -47,24 +56,55 @@ def guidance(
     """
     from apps.claims.settings import ClaimsSettings
 
-    stopped = "stopped; finished cells are kept, the same command continues"
-    with one_line_errors(verbose, stopped):
+    with one_line_errors(verbose, _STOPPED):
         settings = ClaimsSettings(images=images, seed=seed, only=only, out=out, work=work)
-        if not verbose:
-            quiet()
-        from tqdm import tqdm
+        _measure("guidance", settings, verbose)
 
-        from apps.claims.guidance import CELLS, PICTURED
-        from apps.claims.results import markdown_table
-        from apps.claims.run import measure_claims
 
-        with tqdm(unit="picture", disable=None) as bar:
+@app.command()
+def feedback(
+    images: Images = 512,
+    only: Only = None,
+    seed: Seed = 0,
+    out: Out = RESULTS,
+    work: Work = CELLS / "claims-feedback",
+    verbose: Verbose = False,
+) -> None:
+    """Measure rules that listen to networks: searched heads, dynamic scales, classes, rarity.
 
-            def show(cell: str, done: int, total: int) -> None:
-                bar.total = total
-                bar.set_description(cell, refresh=False)
-                bar.update(done - bar.n)
+    Example, the search for heads of one objective, then pictures of other prompts with them:
 
-            rows = measure_claims(CELLS, settings, show, PICTURED)
-        typer.echo(markdown_table(rows, ("accuracy", "fid", "diversity")))
-        typer.echo(f"written to {out / 'claims-guidance.json'}")
+        [bold]diffusteer claims feedback --only striped --images 64 --out try --work try[/bold]
+
+    Cells are kept like those of [bold]claims guidance[/bold], and so is a search for heads in one.
+    """
+    from apps.claims.settings import ClaimsSettings
+
+    with one_line_errors(verbose, _STOPPED):
+        settings = ClaimsSettings(images=images, seed=seed, only=only, out=out, work=work)
+        _measure("feedback", settings, verbose)
+
+
+_STOPPED = "stopped; finished cells are kept, the same command continues"
+
+
+def _measure(name: str, settings: ClaimsSettings, verbose: bool) -> None:
+    """Measure a suite by its name, and say what was found."""
+    if not verbose:
+        quiet()
+    from tqdm import tqdm
+
+    from apps.claims.results import markdown_table
+    from apps.claims.run import measure_claims
+
+    suite = import_module(f"apps.claims.{name}").SUITE
+    with tqdm(unit="picture", disable=None) as bar:
+
+        def show(cell: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.set_description(cell, refresh=False)
+            bar.update(done - bar.n)
+
+        rows = measure_claims(suite, settings, show)
+    typer.echo(markdown_table(rows, ("accuracy", "fid", "diversity")))
+    typer.echo(f"written to {settings.out / f'claims-{name}.json'}")

@@ -16,11 +16,18 @@ def draw_curves(
     across: Callable[[Row], Mapping[str, float]],
     name: str,
     named: bool = True,
+    by_knobs: bool = False,
 ) -> None:
-    """A measure with its intervals, one curve per series, its points named by their knobs."""
+    """A measure with its intervals, one curve per series, its points named by their knobs.
+
+    Points follow each other from left to right, or by their knobs.
+    """
     for series in dict.fromkeys(row["series"] for row in rows):
         mine = [row for row in rows if row["series"] == series and name in row["measures"]]
-        mine.sort(key=lambda row: across(row)["value"])
+        if by_knobs:
+            mine.sort(key=lambda row: tuple(row["knobs"].values()))
+        else:
+            mine.sort(key=lambda row: across(row)["value"])
         x, y = [across(row) for row in mine], [row["measures"][name] for row in mine]
         line = axis.errorbar(
             [a["value"] for a in x],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from apps.claims.estimates import MEASURES
+from apps.claims.figures import draw_figures
 from apps.claims.guidance_cells import (
     BASELINE,
     adaptive,
@@ -15,6 +17,7 @@ from apps.claims.guidance_cells import (
     softened,
     unsoftened,
 )
+from apps.claims.suite import Suite
 
 UP, FOURTH = "up_blocks.0", "transformer_blocks.4"
 """Layers whose softening acts on emblem-unet, where it hardly does at the default ``mid``, and
@@ -82,7 +85,7 @@ CELLS = (
     softened(3, 0.75, heads=FOURTH, model="emblem-dit"),
 )
 
-PICTURED = (
+_PICTURED = (
     "soft-pag-unet-none",
     "soft-pag-unet-3-1",
     f"soft-pag-unet-{UP}-3-0.5",
@@ -93,4 +96,11 @@ PICTURED = (
     f"soft-pag-dit-{FOURTH}-3-0.5",
     f"soft-pag-dit-{FOURTH}-3-1",
 )
-"""Cells whose pictures ``claims-softpag.png`` shows."""
+
+SUITE = Suite(
+    name="guidance",
+    cells=CELLS,
+    measures=MEASURES,
+    draw=draw_figures,
+    grids={"claims-softpag.png": _PICTURED},
+)

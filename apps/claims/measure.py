@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +15,19 @@ from torch import Tensor
 
 from apps.claims.cells import Cell, Material
 from apps.claims.metrics import detail, read_values
+from apps.claims.networks import fingerprint
 from apps.claims.requests import Request, draw_requests
+from apps.claims.scores import draw_scenes, truth_of
 from apps.claims.store import Measured, Store
 from apps.emblem.score import Scorer
 from apps.pipelines import load_pipeline
 from apps.shipped import shipped
 from guidance import guide
+from guidance.core.report import Report
 
 BATCH = 64
+SCORED = 5000
+"""Added to the seed for the renders that are scored."""
 CALL = {"emblem-dit": {"max_sequence_length": 16}}
 """Arguments of the call beside prompts, steps and noise, by model."""
 
@@ -57,9 +62,10 @@ class Bench:
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """All that decides what a cell's measurement gives."""
+        networks = {name: fingerprint(name) for name in cell.networks}
         return {
             "model": cell.model,
-            "weights": _fingerprint(cell.model),
+            "weights": fingerprint(cell.model),
             "rule": cell.rule,
             "prompts": cell.prompts,
             "negative": cell.negative,
@@ -68,6 +74,7 @@ class Bench:
             "batch": BATCH,
             "seed": self.seed,
             "versions": versions(),
+            **({"networks": networks} if networks else {}),
         }
 
     def find(self, cell: Cell) -> Measured | None:
@@ -76,37 +83,56 @@ class Bench:
 
     def measure(self, cell: Cell, on_pictures: OnPictures) -> Measured:
         """Measure a cell and keep it."""
+        measured = self._scored(cell) if cell.score else self._drawn(cell, on_pictures)
+        self.store.write(cell.name, measured)
+        return measured
+
+    def _scored(self, cell: Cell) -> Measured:
+        """Fresh renders, scored."""
+        assert cell.score is not None
+        start = time.perf_counter()
+        pixels, scenes = draw_scenes(self.images, self.seed + SCORED)
+        pipe = self.pipeline(cell.model)
+        scores = torch.cat([cell.score(pipe, part) for part in pixels.split(BATCH)])
+        return Measured(
+            settings=self.settings(cell),
+            evaluations=0.0,
+            seconds=time.perf_counter() - start,
+            images=pixels.add(1).mul(127.5).round().byte(),
+            features=self.scorer.features(pixels),
+            values={"score": scores.float(), **truth_of(scenes)},
+        )
+
+    def _drawn(self, cell: Cell, on_pictures: OnPictures) -> Measured:
+        """Pictures of the cell's requests, read."""
         requests = self.requests(cell.prompts)
         start = time.perf_counter()
-        images, evaluations = self._pictures(cell, requests, on_pictures)
+        images, evaluations, scales = self._pictures(cell, requests, on_pictures)
         seconds = time.perf_counter() - start
         pixels = images.float().div(127.5).sub(1)
         reading = self.scorer.read(pixels)
-        measured = Measured(
+        return Measured(
             settings=self.settings(cell),
             evaluations=evaluations,
             seconds=seconds,
             images=images,
             features=reading.features,
             values=read_values(reading, requests) | {"detail": detail(pixels)},
+            scales=scales,
         )
-        self.store.write(cell.name, measured)
-        return measured
 
     def _pictures(
         self, cell: Cell, requests: Sequence[Request], on_pictures: OnPictures
-    ) -> tuple[Tensor, float]:
-        """uint8 pictures (N, 3, 64, 64), and denoiser evaluations for each."""
+    ) -> tuple[Tensor, float, Tensor | None]:
+        """uint8 pictures (N, 3, 64, 64), evaluations for each, and scales chosen for each."""
         pipe = self.pipeline(cell.model)
-        images, evaluations = [], 0.0
+        images, scales, evaluations = [], [], 0.0
         on_pictures(0)
         for start in range(0, len(requests), BATCH):
             batch = requests[start : start + BATCH]
             negatives = tuple(request.negative for request in batch)
             seeds = range(self.seed + start, self.seed + start + len(batch))
-            rule = cell.build(
-                Material(pipe, negatives, _fingerprint(cell.model), self.store.folder)
-            )
+            rule = cell.build(Material(pipe, negatives, fingerprint(cell.model), self.store.folder))
             with guide(pipe, rule) as run:
                 made = pipe(
                     prompt=[request.prompt for request in batch],
@@ -118,15 +144,16 @@ class Bench:
                     **CALL.get(cell.model, {}),
                 ).images
             images.append(made.mul(255).round().byte().cpu())
+            scales.append(chosen_scales(run.report))
             evaluations += run.report.nfe * len(batch) / len(requests)
             on_pictures(start + len(batch))
-        return torch.cat(images), evaluations
+        chosen = [part for part in scales if part is not None]
+        return torch.cat(images), evaluations, torch.cat(chosen) if chosen else None
 
 
-@lru_cache
-def _fingerprint(model: str) -> str:
-    """Of a shipped model's weights: the first digits of a hash over all of them."""
-    digest = hashlib.sha256()
-    for path in sorted(shipped(model).rglob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def chosen_scales(report: Report) -> Tensor | None:
+    """Scale of each picture at each call (N, calls), if a rule chose them picture by picture."""
+    scales = [record.scale for record in report.steps]
+    if not all(isinstance(each, list) for each in scales):
+        return None
+    return torch.tensor([[math.nan if s is None else s for s in each] for each in scales]).T

@@ -75,10 +75,31 @@ def _conflict(rng: np.random.Generator) -> Request:
     return Request(caption(scene), caption(other), ("shape", shape))
 
 
+def _full(rng: np.random.Generator) -> Request:
+    """One emblem in full, of a combination that training never saw."""
+    return Request(caption(sample_scene(rng, held_out=True, count=1)))
+
+
+def _untextured(rng: np.random.Generator) -> Request:
+    """One emblem as the world's captions describe it, but for its texture."""
+    scene = drop_parts(sample_scene(rng, count=1), rng)
+    (emblem,) = scene.emblems
+    return Request(caption(replace(scene, emblems=(replace(emblem, texture=None),))))
+
+
+def _shape(rng: np.random.Generator) -> Request:
+    """One emblem of which only the shape is told."""
+    (emblem,) = sample_scene(rng, count=1).emblems
+    return Request(caption(Scene((Emblem(emblem.shape, None, None, None),), None)))
+
+
 SETS: dict[str, Callable[[np.random.Generator], Request]] = {
     "pairs": _pair,
     "unsaid": _unsaid,
     "conflict": _conflict,
+    "full": _full,
+    "untextured": _untextured,
+    "shape": _shape,
     "empty": lambda rng: Request(""),
 }
 
@@ -104,6 +125,11 @@ def possible_scenes(request: Request) -> list[Scene]:
         for *chosen, colour in product(*options, backgrounds)
     )
     return [scene for scene in scenes if not leaks(scene, request)]
+
+
+def likelihood(request: Request) -> float:
+    """Share of the world's pictures that show what a prompt states."""
+    return sum(map(probability, possible_scenes(request)))
 
 
 def leaks(scene: Scene, request: Request) -> bool:

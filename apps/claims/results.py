@@ -6,42 +6,48 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from apps.claims.estimates import MEASURES
 from apps.pictures import write_file
 
 _COLUMNS = ("claim", "cell", "model", "prompts", "rule", "negative_prompt", "steps", "evaluations")
 
 
-def write_results(path: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_results(
+    path: Path,
+    about: Mapping[str, Any],
+    measures: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
     """Write the JSON file of the claims, and the same rows as CSV beside it.
 
     Args:
         path: of the JSON file.
         about: command, seed, versions and so on.
+        measures: what is measured, in words, in the order of the table.
         rows: see ``Summary.rows``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {**about, "measures": MEASURES, "cells": list(rows)}
+    content = {**about, "measures": measures, "cells": list(rows)}
     write_file(path, (json.dumps(content, indent=1) + "\n").encode())
-    write_file(path.with_suffix(".csv"), csv_table(rows).encode())
+    write_file(path.with_suffix(".csv"), csv_table(rows, measures).encode())
 
 
-def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_table(rows: Sequence[Mapping[str, Any]], measures: Iterable[str]) -> str:
     """The rows as CSV: each measure with the bounds of its interval."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    bounds = ("value", "low", "high")
-    heads = [name if key == "value" else f"{name}_{key}" for name in MEASURES for key in bounds]
+    columns = list(product(measures, ("value", "low", "high")))
+    heads = [name if key == "value" else f"{name}_{key}" for name, key in columns]
     writer.writerow([*_COLUMNS, *heads])
     for row in rows:
-        measures = [row["measures"].get(name, {}).get(key) for name in MEASURES for key in bounds]
-        writer.writerow([*(row[column] for column in _COLUMNS), *measures])
+        found = [row["measures"].get(name, {}).get(key) for name, key in columns]
+        writer.writerow([*(row[column] for column in _COLUMNS), *found])
     return file.getvalue()
 
 

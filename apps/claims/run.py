@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from apps.claims.cells import Cell
-from apps.claims.figures import draw_figures
 from apps.claims.grids import draw_grid
 from apps.claims.measure import Bench, versions
 from apps.claims.results import machine, write_results
 from apps.claims.settings import ClaimsSettings
 from apps.claims.store import Store
+from apps.claims.suite import Suite
 from apps.claims.summary import INTERVALS, Summary
 from apps.pipelines import pick_device
 from apps.sample import check_writable
@@ -40,23 +40,19 @@ def chosen(cells: Sequence[Cell], only: str | None) -> list[Cell]:
 
 
 def measure_claims(
-    cells: Sequence[Cell],
-    settings: ClaimsSettings,
-    on_progress: OnProgress,
-    pictured: Sequence[str] = (),
+    suite: Suite, settings: ClaimsSettings, on_progress: OnProgress
 ) -> list[dict[str, Any]]:
     """Measure the cells that are not finished, write the files of all that are, return the rows.
 
     Args:
-        cells: all that there are; baselines come before what is compared with them.
-        settings: which of them to measure, how and where.
+        suite: all that there is to measure.
+        settings: which of its cells to measure, how and where.
         on_progress: see ``OnProgress``.
-        pictured: names of cells whose pictures are shown side by side.
 
     Raises:
         ValueError: a setting that cannot be carried out, or a library that is not installed.
     """
-    wanted = chosen(cells, settings.only)
+    wanted = chosen(suite.cells, settings.only)
     if any(cell.baseline for cell in wanted) and find_spec("torchmetrics") is None:
         raise ValueError(
             "comparing with a baseline needs torchmetrics: pip install diffusteer[eval]"
@@ -69,20 +65,21 @@ def measure_claims(
     for number, cell in enumerate(open_cells):
         before = number * settings.images
         bench.measure(cell, partial(_shown, on_progress, cell.name, before, total))
-    rows = Summary(bench).rows(cells)
+    rows = Summary(bench, suite.measures).rows(suite.cells)
+    options = f"--images {settings.images} --seed {settings.seed}"
     about = {
-        "command": f"diffusteer claims guidance --images {settings.images} --seed {settings.seed}",
+        "command": f"diffusteer claims {suite.name} {options}",
         "seed": settings.seed,
         "images": settings.images,
         "versions": versions(),
         "machine": machine(pick_device("auto").type),
         "intervals": INTERVALS,
     }
-    write_results(settings.out / "claims-guidance.json", about, rows)
-    draw_figures(rows, settings.out)
-    by_name = {cell.name: cell for cell in cells}
-    shown = [by_name[name] for name in pictured]
-    draw_grid(bench, shown, settings.out / "claims-softpag.png")
+    write_results(settings.out / f"claims-{suite.name}.json", about, suite.measures, rows)
+    suite.draw(rows, settings.out)
+    by_name = {cell.name: cell for cell in suite.cells}
+    for file, names in suite.grids.items():
+        draw_grid(bench, [by_name[name] for name in names], settings.out / file)
     return rows
 
 

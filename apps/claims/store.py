@@ -24,6 +24,7 @@ class Measured:
         images: pictures (N, 3, 64, 64) as uint8.
         features: penultimate features of the classifier (N, D).
         values: per metric, one number for each picture (N,); nan where it does not apply.
+        scales: guidance scale of each picture at each step (N, steps), of rules that choose it.
     """
 
     settings: dict[str, Any]
@@ -32,6 +33,7 @@ class Measured:
     images: Tensor
     features: Tensor
     values: dict[str, Tensor]
+    scales: Tensor | None = None
 
 
 class Store:
@@ -45,8 +47,11 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"images": cell.images, "features": cell.features}
         tensors |= {f"values.{key}": value for key, value in cell.values.items()}
+        if cell.scales is not None:
+            tensors["scales"] = cell.scales
+        whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
         (self.folder / f"{name}.json").unlink(missing_ok=True)
-        write_file(self.folder / f"{name}.safetensors", save(tensors))
+        write_file(self.folder / f"{name}.safetensors", save(whole))
         means = {key: value.nanmean().item() for key, value in cell.values.items()}
         about = {
             "settings": cell.settings,
@@ -71,5 +76,6 @@ class Store:
             seconds=about["seconds"],
             images=tensors.pop("images"),
             features=tensors.pop("features"),
+            scales=tensors.pop("scales", None),
             values={key.removeprefix("values."): value for key, value in tensors.items()},
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,9 +11,11 @@ import torch
 
 from apps.claims.cells import Cell
 from apps.claims.estimates import MEASURES, TRUTH, Estimate
+from apps.claims.extras import extra_values
 from apps.claims.measure import Bench
 from apps.claims.metrics import detail, read_values, similarity, spread
 from apps.claims.requests import draw_truth
+from apps.claims.scores import correlations
 from apps.claims.settings import EACH
 from apps.claims.store import Measured
 from apps.evaluate.numbers.intervals import RESAMPLES, group_means, means, resamples
@@ -37,11 +39,17 @@ class Truth:
 
 
 class Summary:
-    """Numbers of the finished cells of a bench, all from the same bootstrap resamples."""
+    """Numbers of the finished cells of a bench, all from the same bootstrap resamples.
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    Args:
+        bench: what has measured the cells.
+        measures: names of the measures to give, in this order.
+    """
+
+    def __init__(self, bench: Bench, measures: Iterable[str] = MEASURES) -> None:
+        self.bench, self.measures = bench, tuple(measures)
         self.counts = resamples(bench.images // EACH, bench.seed)
+        self.pictures = resamples(bench.images, bench.seed)
         self.requests = [number // EACH for number in range(bench.images)]
         self._truth = lru_cache(self._draw_truth)
 
@@ -62,11 +70,20 @@ class Summary:
         return Measured({}, 0.0, 0.0, images, reading.features, values)
 
     def estimates(
-        self, prompts: str, cell: Measured, baseline: Measured | None = None
+        self,
+        prompts: str,
+        cell: Measured,
+        baseline: Measured | None = None,
+        extras: Sequence[str] = (),
     ) -> dict[str, Estimate]:
-        """Every measure that applies to a cell."""
+        """Every measure that applies to a cell, and the extras of these names."""
         truth = self._truth(prompts)
-        groups = {name: group_means(value, self.requests) for name, value in cell.values.items()}
+        values = dict(cell.values)
+        if extras:
+            reading = self.bench.scorer.tell(cell.features)
+            values |= extra_values(extras, cell, reading, self.bench.requests(prompts))
+        known = {name: value for name, value in values.items() if not value.isnan().all()}
+        groups = {name: group_means(value, self.requests) for name, value in known.items()}
         groups["detail"] = groups["detail"] / truth.detail
         groups["diversity"] = spread(cell.features.double()) / truth.spread
         if baseline is not None:
@@ -80,7 +97,7 @@ class Summary:
         distances = [frechet(Moments.of(cell.features, row), truth.moments) for row in weights]
         value = frechet(Moments.of(cell.features), truth.moments)
         found["fid"] = Estimate.unbiased(value, torch.tensor(distances))
-        return {name: found[name] for name in MEASURES if name in found}
+        return {name: found[name] for name in self.measures if name in found}
 
     def rows(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """One row for each finished cell and for the renders of each set, as JSON types."""
@@ -90,13 +107,24 @@ class Summary:
         rows = []
         for cell in chosen:
             base = finished.get(cell.baseline or "")
-            known[cell.name] = self.estimates(cell.prompts, finished[cell.name], base)
+            if cell.score:
+                known[cell.name] = correlations(finished[cell.name].values, self.pictures)
+                rows.append(_row(cell, finished[cell.name], known[cell.name], None))
+                continue
+            known[cell.name] = self.estimates(
+                cell.prompts, finished[cell.name], base, cell.measures
+            )
             rival = known.get(cell.baseline or "")
-            rows.append(_row(cell, finished[cell.name], known[cell.name], rival))
-        for prompts in dict.fromkeys(cell.prompts for cell in chosen):
-            row = Cell(name=f"renders-{prompts}", claim="truth", rule="", model="", prompts=prompts)
+            row = _row(cell, finished[cell.name], known[cell.name], rival)
+            rows.append({**row, **cell.tell(self.bench, finished[cell.name])})
+        for prompts in dict.fromkeys(cell.prompts for cell in chosen if not cell.score):
+            extras = {name for cell in chosen if cell.prompts == prompts for name in cell.measures}
+            cell = Cell(
+                name=f"renders-{prompts}", claim="truth", rule="", model="", prompts=prompts
+            )
             fresh = self.renders(prompts)
-            rows.append(_row(row, fresh, self.estimates(prompts, fresh), None))
+            estimates = self.estimates(prompts, fresh, extras=sorted(extras))
+            rows.append(_row(cell, fresh, estimates, None))
         return rows
 
 

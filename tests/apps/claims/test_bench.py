@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from apps.claims.cells import Cell
-from apps.claims.measure import Bench
+from apps.claims.measure import SCORED, Bench
 from apps.claims.requests import draw_requests
+from apps.claims.scores import draw_scenes
 from apps.claims.store import Measured, Store
 from apps.claims.summary import Summary
+from apps.emblem.world import rarity
 from guidance import CFG, guide
 
 CELL = Cell(name="guided", claim="settings", rule="CFG(3)", steps=2)
@@ -66,8 +68,19 @@ def test_other_seeds_numbers_and_weights_count_as_not_measured(
     assert Bench(bench.store, images=4, seed=8).find(CELL) is None
     assert Bench(bench.store, images=6, seed=7).find(CELL) is None
     assert Bench(bench.store, images=4, seed=7).find(CELL) is not None
-    monkeypatch.setattr("apps.claims.measure._fingerprint", lambda model: "other")
+    monkeypatch.setattr("apps.claims.measure.fingerprint", lambda name: "other")
     assert bench.find(CELL) is None
+
+
+def test_networks_count_by_their_weights(
+    bench: Bench, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weak = replace(CELL, networks=("emblem-unet-weak",))
+    assert bench.find(weak) is None
+    before = bench.settings(weak)
+    assert bench.settings(CELL) == {k: v for k, v in before.items() if k != "networks"}
+    monkeypatch.setattr("apps.claims.measure.fingerprint", lambda name: "other")
+    assert bench.settings(weak)["networks"] == {"emblem-unet-weak": "other"} != before["networks"]
 
 
 def test_a_cell_without_its_json_does_not_count(tmp_path: Path, measured: Measured) -> None:
@@ -100,6 +113,37 @@ def test_negatives_reach_the_pipeline_and_the_rule(bench: Bench) -> None:
             output_type="pt",
         ).images
     assert torch.equal(negated.images, images.mul(255).round().byte())
+
+
+def test_scales_that_are_chosen_picture_by_picture_are_kept(bench: Bench) -> None:
+    rule = "DynamicCFG((1, 3), Saturation(0), default=3)"
+    cell = replace(CELL, name="chosen", rule=rule, steps=3)
+    scales = bench.measure(cell, lambda done: None).scales
+    assert scales is not None
+    assert scales.shape == (4, 3)
+    assert set(scales.flatten().tolist()) <= {1.0, 3.0}
+    found = bench.find(cell)
+    assert found is not None and found.scales is not None
+    assert torch.equal(found.scales, scales)
+
+
+def test_one_scale_for_all_pictures_is_none_of_theirs(bench: Bench, measured: Measured) -> None:
+    found = bench.find(CELL)
+    assert measured.scales is None
+    assert found is not None and found.scales is None
+
+
+def test_scored_cells_score_fresh_renders(bench: Bench) -> None:
+    def brightness(pipe: object, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean((1, 2, 3))
+
+    cell = replace(CELL, name="scored", score=brightness)
+    found = bench.measure(cell, lambda done: None)
+    pixels, scenes = draw_scenes(4, 7 + SCORED)
+    assert torch.equal(found.values["score"], pixels.mean((1, 2, 3)))
+    assert found.values["rarity"].tolist() == pytest.approx([rarity(scene) for scene in scenes])
+    (row,) = Summary(bench, ("fid",)).rows([cell])
+    assert row["measures"].keys() == {"correlation", "correlation_single"}
 
 
 def test_a_cell_differs_from_itself_by_nothing(bench: Bench, measured: Measured) -> None:

@@ -2,15 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from apps.claims import guidance
+from apps.claims import feedback, guidance
 from apps.claims.cells import Cell
 from apps.claims.measure import Bench
+from apps.claims.results import csv_table
 from apps.cli import app
 
 TINY = (
@@ -18,11 +20,12 @@ TINY = (
     Cell(name="plain", claim="settings", rule="CFG(1)", steps=2),
 )
 
+SUITE = replace(guidance.SUITE, cells=TINY, grids={"claims-softpag.png": ("plain",)})
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guidance, "CELLS", TINY)
-    monkeypatch.setattr(guidance, "PICTURED", ("plain",))
+    monkeypatch.setattr(guidance, "SUITE", SUITE)
 
 
 def run(folder: Path, *arguments: object) -> Result:
@@ -34,8 +37,7 @@ def run(folder: Path, *arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guidance, "CELLS", TINY)
-        patch.setattr(guidance, "PICTURED", ("plain",))
+        patch.setattr(guidance, "SUITE", SUITE)
         folder = tmp_path_factory.mktemp("made")
         result = run(folder, "--seed", 5)
     assert result.exit_code == 0, result.stderr
@@ -143,9 +145,29 @@ def test_a_wrong_subject_is_one_line() -> None:
 
 def test_a_baseline_needs_torchmetrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell(name="other", claim="settings", rule="CFG(2)", baseline="guided")
-    monkeypatch.setattr(guidance, "CELLS", (*TINY, cell))
+    monkeypatch.setattr(guidance, "SUITE", replace(SUITE, cells=(*TINY, cell)))
     monkeypatch.setattr("apps.claims.run.find_spec", lambda name: None)
     result = run(tmp_path)
     assert result.exit_code == 2
     assert "pip install diffusteer[eval]" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_suite_has_its_own_command_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = replace(feedback.SUITE, cells=(replace(TINY[0], measures=("quality",)),))
+    monkeypatch.setattr(feedback, "SUITE", suite)
+    where = ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "cells")]
+    words = ["claims", "feedback", "--images", "4", *where]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    path = tmp_path / "results" / "claims-feedback.json"
+    found = json.loads(path.read_text())
+    assert found["command"] == "diffusteer claims feedback --images 4 --seed 0"
+    assert [row["cell"] for row in found["cells"]] == ["guided", "renders-pairs"]
+    assert all("quality" in row["measures"] for row in found["cells"])
+    table = csv_table(found["cells"], found["measures"])
+    assert table == path.with_suffix(".csv").read_text()
+    assert "quality" in table.splitlines()[0].split(",")
+    assert "leakage" not in table
