@@ -36,7 +36,7 @@ def plot_trade(rows: Rows) -> Figure | None:
     figure = Figure(figsize=(5.6 * len(claims), 6.4), layout="constrained")
     panels = figure.subplots(1, len(claims), squeeze=False)[0]
     for axis, (claim, mine) in zip(panels, claims.items(), strict=True):
-        axis.set_prop_cycle(color=colormaps["tab20"].colors)
+        axis.set_prop_cycle(color=colormaps["tab20"](range(20)))
         draw_curves(axis, mine, lambda row: row["measures"]["fid"], "accuracy", by_knobs=True)
         axis.set(xlabel=LABELS["fid"], ylabel=LABELS["accuracy"], title=claim)
         axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
