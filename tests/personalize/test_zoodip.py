@@ -76,6 +76,9 @@ def test_steps_are_the_algorithm_written_out(make: Any, corrected: bool) -> None
         theta = theta - lr * m_hat / (v_hat.sqrt() + 1e-3)
         # The same vectors on both sides, so that rounding does not add up over the steps.
         torch.testing.assert_close(_theta(training), theta.float(), rtol=1e-3, atol=1e-3)
+        state = training.state()
+        means = [state[f"adam.{key}.exp_avg"].flatten() for key in training.parameters]
+        torch.testing.assert_close(torch.cat(means), m.float(), rtol=2e-3, atol=2e-5)
         theta = _theta(training).double()
         past.append(_theta(training))
         if (step + 1) % tau == 0:
