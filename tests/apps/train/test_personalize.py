@@ -208,7 +208,7 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
     """From photos to a file with the shipped model, stopped by SIGTERM and continued."""
     command = [sys.executable, "-m", "apps.cli", "train", "textual-inversion"]
     command += [*places(folder, tmp_path), *WORD.split(), "--initializer_token", "star"]
-    command += ["--max_train_steps", "3", "--gradient_accumulation_steps", "1"]
+    command += ["--max_train_steps", "40", "--gradient_accumulation_steps", "1"]
     command += ["--resume_from_checkpoint", "latest"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -216,10 +216,10 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, shown = process.communicate(timeout=300)
-    assert process.returncode in (143, 0), shown
+    assert process.returncode == 143, shown
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert f"textual-inversion of <cat> in {tmp_path}" in ended.stdout
     assert (tmp_path / "learned_embeds.safetensors").is_file()
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3]
+    assert steps == list(range(1, 41))
