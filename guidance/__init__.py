@@ -9,15 +9,15 @@ from guidance.cfg import CFG
 from guidance.cfg_plus_plus import CFGPlusPlus
 from guidance.cfg_zero_star import CFGZeroStar
 from guidance.classifier_guidance import ClassifierGuidance
+from guidance.core.chain import Chain
 from guidance.core.family import Family, register_family
 from guidance.core.guide import guide
-from guidance.core.guider import from_guider
+from guidance.core.guider import from_guider, to_guider
 from guidance.core.inspect import Inspection, inspect
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import COND, UNCOND, Step, limited, perturbed, prompt, weak
 from guidance.core.report import Record, Report
 from guidance.core.rule import (
-    Chain,
     Conditioning,
     Correction,
     Direction,
@@ -153,6 +153,7 @@ __all__ = [
     "quantile_labels",
     "register_family",
     "table",
+    "to_guider",
     "view_weights",
     "weak",
 ]

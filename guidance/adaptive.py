@@ -31,9 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from guidance.cfg import CFG
+from guidance.core.chain import Chain
 from guidance.core.family import Family
 from guidance.core.prediction import COND, UNCOND, Branch, Step, limited, prompt, wide
-from guidance.core.rule import Chain, Direction, Rule, Start, Token
+from guidance.core.rule import Direction, Rule, Start, Token
 from guidance.core.schedule import Scale, check_number
 from guidance.core.token import PromptToken
 

@@ -1,4 +1,4 @@
-"""diffusers' own guiders on ordinary pipelines; diffusers runs them in modular ones alone."""
+"""diffusers' own guiders as rules on ordinary pipelines, and rules as guiders of modular ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidance.core.prediction import COND, UNCOND, Branch, Step
-from guidance.core.rule import Direction
+from guidance.core.rule import Direction, Rule
 
 _STARTED = "from_guider: started"
 
@@ -52,6 +52,33 @@ def from_guider(guider: Any) -> Direction:
             f"{_OURS.get(name, 'no rule here does the same')}"
         )
     return _Guided(guider)
+
+
+def to_guider(rule: Rule, scheduler: Any) -> Any:
+    """A guider for diffusers' modular pipelines that does what a rule does.
+
+    Works with rules that combine a conditional and an unconditional prediction, and with chains of
+    them: ``pipe.update_components(guider=to_guider(CFG(6) + Rescale(0.7), pipe.scheduler))``.
+    The guider is not saved with the pipeline; save ``rule.to_config()``.
+
+    Args:
+        rule: guidance rule or chain.
+        scheduler: the pipeline's, which tells noise levels and what the model predicts.
+
+    Returns:
+        Object of a subclass of ``diffusers.guiders.BaseGuidance``.
+
+    Raises:
+        TypeError: the first argument is no rule.
+        ValueError: the rule needs other predictions, or changes more than how they are combined;
+            what a rule asks for only in a run is refused there.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"to_guider: expected a rule such as CFG(6.0), found {rule!r:.80}")
+    from guidance.core.modular import RuleGuider, check
+
+    check(rule)
+    return RuleGuider(rule, scheduler)
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,9 +7,10 @@ import difflib
 import inspect
 from typing import Any
 
+from guidance.core.chain import Chain
 from guidance.core.config import Part
 from guidance.core.perturb import PerturbedDirection
-from guidance.core.rule import Chain, Conditioning, Correction, Direction, Rule, Starting
+from guidance.core.rule import Conditioning, Correction, Direction, Rule, Starting
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import Schedule
 
