@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from personalize.core.loading import load as load
     from personalize.core.loading import loaded as loaded
     from personalize.core.loading import unload as unload
+    from personalize.core.prompt_check import PromptCheck as PromptCheck
+    from personalize.core.prompt_check import check_prompt as check_prompt
     from personalize.core.settings import DataSettings as DataSettings
     from personalize.core.settings import TrainSettings as TrainSettings
     from personalize.core.trainer import train as train
@@ -27,9 +29,11 @@ _HOMES = {
     "DataSettings": "personalize.core.settings",
     "Loaded": "personalize.core.loading",
     "Perfusion": "personalize.perfusion",
+    "PromptCheck": "personalize.core.prompt_check",
     "TextualInversion": "personalize.textual_inversion",
     "TrainSettings": "personalize.core.settings",
     "ZOODiP": "personalize.zoodip",
+    "check_prompt": "personalize.core.prompt_check",
     "class_images": "personalize.core.class_images",
     "estimate_covariance": "personalize.covariance",
     "gate_table": "personalize.core.concepts",

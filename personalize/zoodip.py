@@ -240,12 +240,9 @@ class _Training(OwnStep):
 
     def _quantized(self) -> dict[str, dict[str, nn.Module]]:
         """Put the networks in int8; what they had is returned only if it is needed again."""
-        kept = {}
-        for name, network in modules(self._context.backbone.pipe).items():
-            layers = quantize(network)
-            if not self._context.owned:
-                kept[name] = layers
-        return kept
+        networks = modules(self._context.backbone.pipe)
+        keep = not self._context.owned
+        return {name: quantize(network, keep=keep) for name, network in networks.items()}
 
     def _theta(self) -> Tensor:
         """All vectors as one, ``(d,)``."""

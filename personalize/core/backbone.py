@@ -127,6 +127,13 @@ class Backbone:
         return self.pipe.unet
 
     @property
+    def frozen_text_encoders(self) -> tuple[Any, ...]:
+        """The text encoders that learn no words: T5."""
+        names = {"text_encoder", "text_encoder_2", "text_encoder_3"} - {*self.encoder_names}
+        others = (getattr(self.pipe, name, None) for name in sorted(names))
+        return tuple(encoder for encoder in others if encoder is not None)
+
+    @property
     def latent_channels(self) -> int:
         """Channels of the latents that the denoiser takes."""
         return int(self.denoiser.config.in_channels)
@@ -136,6 +143,11 @@ class Backbone:
         """Side in pixels of the pictures that the pipeline draws if nothing else is said."""
         size = getattr(self.pipe, "default_sample_size", None) or self.denoiser.config.sample_size
         return int(size * self.pipe.vae_scale_factor)
+
+    @property
+    def grain(self) -> int:
+        """Pixels that sides of pictures must be a multiple of."""
+        return int(self.pipe.vae_scale_factor)
 
     def encode(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditioning:
         """Prompts as the pipeline embeds them, with a graph.
@@ -270,6 +282,10 @@ class _StableDiffusion3(Backbone):
     encoder_names = ("text_encoder", "text_encoder_2")
 
     @property
+    def grain(self) -> int:
+        return int(self.pipe.vae_scale_factor * self.pipe.patch_size)
+
+    @property
     def denoiser(self) -> Any:
         return self.pipe.transformer
 
@@ -311,6 +327,10 @@ class _Flux(Backbone):
     @property
     def latent_channels(self) -> int:
         return int(self.denoiser.config.in_channels) // 4
+
+    @property
+    def grain(self) -> int:
+        return int(self.pipe.vae_scale_factor * 2)
 
     def encode(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditioning:
         if clip_skip is not None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,10 +17,14 @@ from personalize.core.artifact import TOKEN, Artifact
 from personalize.core.presence import Watch
 from personalize.core.projections import Edit, Editing, cross_projections, projected
 from personalize.core.safetensors_file import BadFile
+from personalize.core.vocabulary import replaced
 from personalize.core.words import add_word, remove_word
 
-BETA, BETA_OF_SEVERAL, TEMPERATURE = 0.7, 0.6, 0.15
-"""Of the gates in drawing, for one concept and for several, as public re-implementations have."""
+BETA, BETA_OF_SEVERAL, BETA_OF_GLOBAL_LOCK, TEMPERATURE = 0.7, 0.6, 0.5, 0.15
+"""Of the gates in drawing: beta for one concept, for one of several, and with a global lock.
+
+They are those of public re-implementations.
+"""
 
 _EMBEDDING = "embedding."
 _VECTORS = ("i_star", "c_inv_i_star", "super_category")
@@ -27,7 +32,10 @@ _VECTORS = ("i_star", "c_inv_i_star", "super_category")
 
 @dataclass(frozen=True)
 class _Concept:
-    """A concept on a pipeline; beta is None for the default."""
+    """A concept on a pipeline; beta is None for the default.
+
+    ``global_lock`` is the super-category, where the keys are those of the prompt with it.
+    """
 
     token: str
     tensors: dict[str, Tensor]
@@ -36,6 +44,7 @@ class _Concept:
     beta: float | None
     temperature: float
     only_when_present: bool
+    global_lock: str | None
 
 
 @dataclass
@@ -62,6 +71,7 @@ def put_on(
     beta: float | None = None,
     temperature: float = TEMPERATURE,
     only_when_present: bool = True,
+    global_lock: bool = False,
 ) -> tuple[str, ...]:
     """Give a pipeline the word and the edit of a concept; returns the word.
 
@@ -70,9 +80,13 @@ def put_on(
         artifact: of kind ``perfusion``.
         token: the word in prompts, None for the artefact's.
         beta: bias of the gate; lower for more of the concept, higher for more of the rest of the
-            prompt, 0.4 to 0.8. None for 0.7, or 0.6 with several concepts on the pipeline.
+            prompt, 0.4 to 0.8. None for 0.5 with ``global_lock``; else for 0.7, or 0.6 with several
+            concepts on the pipeline.
         temperature: of the gate, above 0.
         only_when_present: leave encodings of prompts without the word exactly as they are.
+        global_lock: make the keys of the whole prompt with the super-category in place of the
+            word, in place of those of the word alone. The word takes as many tokens as the
+            super-category has, all of the one vector, which is ours.
 
     Raises:
         BadFile: it is for another model, or was trained in another metric than the concepts that
@@ -82,13 +96,16 @@ def put_on(
     for name, number, low in (("beta", beta, -math.inf), ("temperature", temperature, 0.0)):
         if number is not None and not low < number < math.inf:
             raise ValueError(f"{name} must be a finite number above {low:g}, found {number}")
-    concept = _concept(artifact, token, beta, temperature, only_when_present)
+    concept = _concept(artifact, token, beta, temperature, only_when_present, global_lock)
     _check(pipe, concept)
     embedding = {
         name.removeprefix(_EMBEDDING): rows
         for name, rows in artifact.tensors.items()
         if name.startswith(_EMBEDDING)
     }
+    if concept.global_lock is not None:
+        count = len(pipe.tokenizer(concept.global_lock, add_special_tokens=False).input_ids)
+        embedding = {name: rows[:1].repeat(count, 1) for name, rows in embedding.items()}
     words = add_word(pipe, concept.token, embedding)
     _lay_out(pipe, {**_on(pipe), words[0]: concept})
     return words
@@ -140,17 +157,23 @@ def _concept(
     beta: float | None,
     temperature: float,
     only_when_present: bool,
+    global_lock: bool,
 ) -> _Concept:
     about = artifact.metadata
     try:
         clip_skip = json.loads(about["clip_skip"])
         covariance, word = about["covariance"], token or about[TOKEN]
+        super_category = about["super_category"] if global_lock else None
     except (KeyError, ValueError) as error:
         raise BadFile(
             f"its metadata lacks what a concept needs ({error}); train it anew"
         ) from error
+    if super_category is not None and not super_category.strip():
+        raise BadFile("its super-category is empty, which global_lock needs; train it anew")
     tensors = dict(artifact.tensors)
-    return _Concept(word, tensors, covariance, clip_skip, beta, temperature, only_when_present)
+    return _Concept(
+        word, tensors, covariance, clip_skip, beta, temperature, only_when_present, super_category
+    )
 
 
 def _check(pipe: Any, concept: _Concept) -> None:
@@ -203,6 +226,11 @@ def _lay_out(pipe: Any, concepts: dict[str, _Concept]) -> None:
         return
     ids = {token: pipe.tokenizer.convert_tokens_to_ids(token) for token in concepts}
     always = {token: not concept.only_when_present for token, concept in concepts.items()}
+    locks = {
+        token: concept.global_lock
+        for token, concept in concepts.items()
+        if concept.global_lock is not None
+    }
     tokenizer = pipe.tokenizer
 
     def holds(prompt: str) -> Sequence[bool]:
@@ -210,7 +238,8 @@ def _lay_out(pipe: Any, concepts: dict[str, _Concept]) -> None:
         return [always[token] or ids[token] in found for token in concepts]
 
     (clip_skip,) = {concept.clip_skip for concept in concepts.values()}
-    watch = Watch(pipe, holds, clip_skip)
+    replace = partial(replaced, tokenizer, others=locks) if locks else None
+    watch = Watch(pipe, holds, clip_skip, replace)
     editing = Editing(pipe.unet, _edit(pipe.unet, list(concepts.values()), watch))
     _APPLIED[pipe.unet] = _Applied(concepts, editing, watch)
 
@@ -230,7 +259,11 @@ def _edit(unet: Any, concepts: Sequence[_Concept], watch: Watch) -> Edit:
         for name in cross_projections(unet)
     }
     default = BETA if len(concepts) == 1 else BETA_OF_SEVERAL
-    beta = [default if concept.beta is None else concept.beta for concept in concepts]
+    free = [concept.global_lock is None for concept in concepts]
+    beta = [
+        concept.beta if concept.beta is not None else default if own else BETA_OF_GLOBAL_LOCK
+        for concept, own in zip(concepts, free, strict=True)
+    ]
     tau = [concept.temperature for concept in concepts]
     return Edit(
         rows("i_star"),
@@ -239,4 +272,6 @@ def _edit(unet: Any, concepts: Sequence[_Concept], watch: Watch) -> Edit:
         torch.tensor(beta),
         torch.tensor(tau),
         watch.present,
+        None if all(free) else watch.counterparts,
+        torch.tensor(free),
     )

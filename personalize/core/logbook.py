@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -59,7 +60,7 @@ def memory(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def append(folder: Path, line: Mapping[str, float]) -> None:
+def append(folder: Path, line: Mapping[str, Any]) -> None:
     """Add a line to the log of a run."""
     with (folder / LOG).open("a", encoding="utf-8") as log:
         log.write(json.dumps(dict(line)) + "\n")

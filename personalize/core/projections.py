@@ -20,6 +20,9 @@ from personalize.rank_one import Concepts
 Present = Callable[[Tensor], Tensor]
 """Of encodings ``(B, tokens, d_in)``, bool ``(B, J)``: which concepts act on which row."""
 
+Counterparts = Callable[[Tensor], Tensor]
+"""Of encodings ``(B, tokens, d_in)``, those of the same prompts with other words in them."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -30,6 +33,8 @@ class Edit:
         outputs: target outputs ``(J, d_out)`` by the name of their projection.
         beta, tau: of the gates, ``(J,)``.
         present: which concepts act on which row; None where all act on all.
+        counterparts: what keys are made of in place of the encodings; None for the same.
+        on_keys: bool ``(J,)``, which concepts act on keys; None for all.
     """
 
     i_stars: Tensor
@@ -38,6 +43,8 @@ class Edit:
     beta: Tensor
     tau: Tensor
     present: Present | None = None
+    counterparts: Counterparts | None = None
+    on_keys: Tensor | None = None
 
 
 def cross_projections(denoiser: Any) -> dict[str, Any]:
@@ -85,13 +92,14 @@ class Editing:
     def __init__(self, denoiser: Any, edit: Edit) -> None:
         self.edit = edit
         self._prepared: dict[tuple[Any, ...], Concepts] = {}
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: dict[bool, tuple[Tensor, Tensor, Tensor]] = {}
         self._handles = []
         for name, layer in cross_projections(denoiser).items():
             if name in edit.outputs:
+                keys = name.endswith("to_k") and edit.counterparts is not None
                 self._handles += [
-                    layer.register_forward_pre_hook(self._before),
-                    layer.register_forward_hook(self._after(name)),
+                    layer.register_forward_pre_hook(self._before(keys)),
+                    layer.register_forward_hook(self._after(name, keys)),
                 ]
 
     def stop(self) -> None:
@@ -101,31 +109,36 @@ class Editing:
 
     def gates(self, x: Tensor) -> Tensor:
         """Gates of encodings ``(B, tokens, d_in)``, ``(B, tokens, J)``."""
-        return self._split(x)[1]
+        return self._split(x, False)[1]
 
-    def _before(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *others = args
-        return (self._split(x)[0].to(x.dtype), *others)
+    def _before(self, keys: bool) -> Callable[..., tuple[Any, ...]]:
+        def hook(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, *others = args
+            return (self._split(x, keys)[0].to(x.dtype), *others)
 
-    def _after(self, name: str) -> Callable[..., Tensor]:
+        return hook
+
+    def _after(self, name: str, keys: bool) -> Callable[..., Tensor]:
         def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            assert self._last is not None
-            gates = self._last[2]
+            gates = self._last[keys][2]
             outputs = self.edit.outputs[name].to(gates)
             return output + (gates @ outputs).to(output.dtype)
 
         return hook
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of encodings, and the gates ``(B, tokens, J)``."""
-        if self._last is None or self._last[0] is not x:
-            self._last = (x, *self._parts(x))
-        return self._last[1], self._last[2]
+    def _split(self, x: Tensor, keys: bool) -> tuple[Tensor, Tensor]:
+        """What is left of encodings, or of their counterparts, and the gates ``(B, tokens, J)``."""
+        if keys not in self._last or self._last[keys][0] is not x:
+            self._last[keys] = (x, *self._parts(x, keys))
+        return self._last[keys][1], self._last[keys][2]
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        edit, present = self.edit, None
-        if edit.present is not None:
-            present = edit.present(x)
+    def _parts(self, x: Tensor, keys: bool) -> tuple[Tensor, Tensor]:
+        edit = self.edit
+        present = None if edit.present is None else edit.present(x)
+        if keys:
+            assert edit.counterparts is not None
+            assert present is not None and edit.on_keys is not None
+            x, present = edit.counterparts(x), present & edit.on_keys
         if present is None or bool(present.all()):
             everyone = tuple(range(len(edit.i_stars)))
             return self._kept_and_gates(x, everyone)

@@ -10,7 +10,7 @@ hold two thirds of the weights of Stable Diffusion 1.5's UNet, or are slower on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -84,7 +84,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scales
 
 
-def quantize(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Module]:
+def quantize(model: nn.Module, skip: Sequence[str] = (), keep: bool = True) -> dict[str, nn.Module]:
     """Replace every Linear and Conv2d in a model by its int8 form, in place.
 
     Embeddings and norms stay. A layer that sits in several places stays shared. Quantize in
@@ -93,33 +93,42 @@ def quantize(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Module]
     Args:
         model: holds the layers; a model that is itself such a layer is not replaced.
         skip: patterns of names to leave alone, such as ``"conv_in"`` or ``"time_embedding.*"``.
+        keep: False drops each layer as it is replaced, and copies what stays out of the file that
+            the model was read from, which would be held in memory whole.
 
     Returns:
-        The layers that were replaced, by name, for ``put_back``; memory is saved once they are
-        dropped.
+        The layers that were replaced, by name, for ``put_back``; none unless they are kept.
 
     Raises:
         ValueError: nothing to replace, a pattern that matches no layer, a weight that is not
             finite. Nothing is replaced then.
     """
-    found = {
-        name: layer
+    names = [
+        name
         for name, layer in model.named_modules(remove_duplicate=False)
         if name and type(layer) in (nn.Linear, nn.Conv2d)
-    }
+    ]
     for pattern in skip:
-        if not any(fnmatchcase(name, pattern) for name in found):
+        if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(f"skip: {pattern!r} matches no Linear or Conv2d of the model")
-    wanted = {
-        name: layer
-        for name, layer in found.items()
-        if not any(fnmatchcase(name, pattern) for pattern in skip)
-    }
-    if not wanted:
+    places: dict[nn.Module, list[str]] = {}
+    for name in names:
+        if not any(fnmatchcase(name, pattern) for pattern in skip):
+            places.setdefault(model.get_submodule(name), []).append(name)
+    if not places:
         raise ValueError(f"{type(model).__name__} has no Linear or Conv2d to quantize")
-    replaced = {layer: _replacement(layer) for layer in dict.fromkeys(wanted.values())}
-    put_back(model, {name: replaced[layer] for name, layer in wanted.items()})
-    return wanted
+    for layer in places:
+        _check(layer)
+    kept: dict[str, nn.Module] = {}
+    while places:
+        layer, names = places.popitem()
+        put_back(model, dict.fromkeys(names, _KINDS[type(layer)](layer)))
+        if keep:
+            kept |= dict.fromkeys(names, layer)
+    if not keep:
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+    return kept
 
 
 def put_back(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
@@ -129,12 +138,18 @@ def put_back(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
         setattr(model.get_submodule(parent), own, layer)
 
 
-def _replacement(layer: nn.Linear | nn.Conv2d) -> _Int8:
-    if isinstance(layer, nn.Linear):
-        return Int8Linear(layer)
-    if layer.padding_mode != "zeros":
+_KINDS: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
+    nn.Linear: Int8Linear,
+    nn.Conv2d: Int8Conv2d,
+}
+
+
+def _check(layer: Any) -> None:
+    """Refuse a layer that has no int8 form."""
+    if not bool(layer.weight.isfinite().all()):
+        raise ValueError("a weight to quantize must be finite, found nan or infinity in it")
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         raise ValueError(f"Conv2d with padding_mode={layer.padding_mode!r} cannot be quantized")
-    return Int8Conv2d(layer)
 
 
 def weight_bytes(model: nn.Module) -> int:

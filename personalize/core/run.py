@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -64,7 +65,7 @@ class Run:
         self.accelerator, self.precision, self.stop = accelerator, precision, stop
         self.on_progress = on_progress
         self.processes = Processes(accelerator)
-        self.resolution = data.resolution or backbone.resolution
+        self.resolution = _resolution(data, backbone)
         self.weights = base_hash(backbone.pipe)
         self.identity = identity(
             method,
@@ -235,7 +236,10 @@ class Run:
     # What is told
 
     def _validate(self) -> None:
-        settings = self.settings
+        settings, artifact = self.settings, self._artifact()
+        if self.processes.first and (words := artifact.metadata.get("nearest_words")):
+            line = {"step": self.step, "nearest_words": json.loads(words)}
+            logbook.append(self.folder, line)
         if settings.validation_samples:
             self._tell("validating")
             precise = autocast(self.processes.device, self.precision)
@@ -244,7 +248,6 @@ class Run:
             self._log({"validation_loss": loss})
         if settings.validation_prompt is not None:
             self._tell("validating")
-            artifact = self._artifact()
             if self.processes.first:
                 self._draw(artifact, settings.validation_prompt)
             self.processes.wait()
@@ -281,3 +284,15 @@ class Run:
                     phase=phase,
                 )
             )
+
+
+def _resolution(data: DataSettings, backbone: Backbone) -> int:
+    """Side in pixels of the squares to train on."""
+    side, grain = data.resolution or backbone.resolution, backbone.grain
+    if side % grain:
+        below = side // grain * grain
+        raise ValueError(
+            f"resolution must be a multiple of {grain} for {type(backbone.pipe).__name__}, found "
+            f"{side}; choose {below or grain} or {below + grain}"
+        )
+    return side

@@ -74,7 +74,7 @@ def read_safetensors(path: Path, most: int) -> tuple[dict[str, Tensor], dict[str
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file in float32, whole or not at all.
+    """Write a file in float32, whole or not at all; of the same content always the same bytes.
 
     Raises:
         ValueError: a tensor holds numbers that are not finite.
@@ -83,7 +83,7 @@ def write_safetensors(
         name: _finite(name, tensor.detach().to("cpu", torch.float32)).contiguous()
         for name, tensor in tensors.items()
     }
-    content = safetensors.torch.save(plain, {"format": "pt", **metadata})
+    content = _in_order(safetensors.torch.save(plain, {"format": "pt", **metadata}))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -93,6 +93,16 @@ def write_safetensors(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A file with its metadata by name, which the library writes in an order of chance."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from guidance.core.intercept import intercept
 from personalize.core import vocabulary
 from personalize.core.backbone import Backbone, Conditioning, TextEncoder
 from personalize.core.files import read_embeddings
+from personalize.core.remembered import Remembered
 
 
 def check_token(token: object) -> str:
@@ -98,6 +99,7 @@ class Placeholder:
             encoder.tokenizer_name: with_word(encoder.tokenizer, self.words)
             for encoder in backbone.text_encoders
         }
+        self._frozen = [Remembered(encoder) for encoder in backbone.frozen_text_encoders]
 
     def encode(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditioning:
         """Prompts with the token in them, see ``Backbone.encode``."""
@@ -130,6 +132,8 @@ class Placeholder:
     def known(self) -> Iterator[None]:
         """Let the pipeline know the token; on leaving it is as before."""
         with ExitStack() as stack:
+            for frozen in self._frozen:
+                stack.enter_context(frozen.at_work())
             for encoder in self.backbone.text_encoders:
                 tokenizer = self._tokenizers[encoder.tokenizer_name]
                 first = tokenizer.convert_tokens_to_ids(self.token)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,6 +47,18 @@ def as_read(tokenizer: Any, token: str) -> str:
     """A word as the tokenizer sees it in a prompt: in lower case, if it is one of CLIP."""
     normalizer = getattr(getattr(tokenizer, "_tokenizer", None), "normalizer", None)
     return token if normalizer is None else str(normalizer.normalize_str(token))
+
+
+def replaced(tokenizer: Any, text: str, others: Mapping[str, str]) -> str:
+    """Text with other words in place of words that were added here, wherever it is read as them."""
+    pattern, groups = _pattern(tuple(_BEFORE[tokenizer].words.values()), _any_case(tokenizer))
+
+    def write(found: re.Match[str]) -> str:
+        names = groups.get(found.lastindex)
+        # Apart from what it touches, as the tokens of an added word are.
+        return f" {others[names[0]]} " if names and names[0] in others else found[0]
+
+    return pattern.sub(write, text)
 
 
 def vocabulary_size(tokenizer: Any) -> int:
@@ -123,9 +136,8 @@ def _reading(cls: Any) -> type:
     def encode_plus(self: Any, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> Any:
         before = _BEFORE.get(self)
         if before is not None:
-            any_case = as_read(self, "A") == "a"
             text, text_pair = (
-                _written_out(part, tuple(before.words.values()), any_case)
+                _written_out(part, tuple(before.words.values()), _any_case(self))
                 for part in (text, text_pair)
             )
         return cls._encode_plus(self, text, text_pair, *args, **kwargs)
@@ -155,27 +167,31 @@ def _written_out(text: Any, words: tuple[tuple[str, ...], ...], any_case: bool) 
     if not isinstance(text, str):
         return text
     pattern, groups = _pattern(words, any_case)
-    return pattern.sub(lambda found: groups.get(found.lastindex) or found[0], text)
+    return pattern.sub(lambda found: " ".join(groups.get(found.lastindex, (found[0],))), text)
 
 
 @functools.lru_cache(64)
 def _pattern(
     words: tuple[tuple[str, ...], ...], any_case: bool
-) -> tuple[re.Pattern[str], dict[int | None, str]]:
-    """Pattern of all names, longer ones first, and what to write for its groups: for words."""
+) -> tuple[re.Pattern[str], dict[int | None, tuple[str, ...]]]:
+    """Pattern of all names, longer ones first, and the names that its groups, the words, have."""
     options = [(names[0], names) for names in words]
     options += [(name, ()) for names in words for name in names[1:]]
     options.sort(key=lambda option: len(option[0]), reverse=True)
     parts: list[str] = []
-    groups: dict[int | None, str] = {}
+    groups: dict[int | None, tuple[str, ...]] = {}
     for name, names in options:
         part = re.escape(name)
         if names:
             rest = "".join(rf"\s*{re.escape(other)}" for other in names[1:])
             part = f"({part}(?:{rest})?)"
-            groups[len(groups) + 1] = " ".join(names)
+            groups[len(groups) + 1] = names
         parts.append(rf"(?<!\w){part}(?!\w)" if _is_plain(name) else part)
     return re.compile("|".join(parts), re.IGNORECASE if any_case else 0), groups
+
+
+def _any_case(tokenizer: Any) -> bool:
+    return as_read(tokenizer, "A") == "a"
 
 
 def _is_plain(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,16 @@ def test_a_run_in_two_is_the_whole_run(name: str, pipe: Any, folder: Path, tmp_p
     assert not torch.equal(sample(pipe, prompt=["a <c>"]), sample(pipe, prompt=["a b"]))
     unload(pipe)
     assert torch.equal(sample(pipe), plain)
+
+
+def test_the_nearest_words_are_logged_with_every_validation(
+    pipe: Any, folder: Path, tmp_path: Path
+) -> None:
+    settings = TrainSettings(max_train_steps=3, validation_steps=2)
+    method = TextualInversion("<c>", "a b", num_vectors=2)
+    artifact = train(pipe, method, folder, tmp_path, settings, DataSettings(resolution=16))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["nearest_words"] for line in lines if "nearest_words" in line}
+    assert list(found) == [2, 3]
+    assert [words[0] for words in found[2]["clip_l"]] == ["a", "b"]
+    assert found[3] == json.loads(artifact.metadata["nearest_words"])

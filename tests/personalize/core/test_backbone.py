@@ -66,6 +66,12 @@ def same(one: Conditioning, other: Conditioning) -> bool:
     return torch.equal(one.embeds, other.embeds) and torch.equal(one.pooled, other.pooled)
 
 
+@pytest.mark.parametrize(("name", "side"), [("sd", 2), ("sdxl", 2), ("sd3", 2), ("flux", 4)])
+def test_the_grain_is_what_pipelines_check(name: str, side: int) -> None:
+    """VAEs that halve once, patches of one latent, and of two for FLUX."""
+    assert Backbone.of(FAMILIES[name]()).grain == side
+
+
 def test_encode_and_predict_are_those_of_the_pipelines_own_call(pipe: Any) -> None:
     backbone = Backbone.of(pipe)
     with torch.no_grad():

@@ -122,6 +122,19 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 METADATA = {"token": "<cat>", "nearest_words": "{}"}
 
 
+def test_the_same_artefact_has_the_same_bytes(tmp_path: Path) -> None:
+    about = METADATA | {f"ä {number}": "ö" for number in range(20)}
+    tensors = {"clip_l": rows(2), "clip_g": rows(2, 40)}
+    files = []
+    for metadata in (about, dict(reversed(about.items()))):
+        artifact = Artifact("textual-inversion", tensors, metadata)
+        files.append([path.read_bytes() for path in write_artifact(artifact, tmp_path)])
+    assert len(files[0]) == 3 and files[0] == files[1]
+    found = read_artifact(tmp_path / "learned_embeds.safetensors")
+    assert about.items() <= dict(found.metadata).items()
+    assert all(int.from_bytes(content[:8], "little") % 8 == 0 for content in files[0])
+
+
 def test_one_encoder_gets_the_file_of_diffusers(tmp_path: Path) -> None:
     artifact = Artifact("textual-inversion", {"clip_l": rows()}, METADATA)
     (path,) = artifact.save(tmp_path / "new" / "folder")

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from personalize.core.backbone import Backbone
 from personalize.core.images import find_items
@@ -115,6 +117,44 @@ def test_broken_cache(model: Any, photo_folder: Path, tmp_path: Path, content: b
     latents = make(model, photo_folder)
     latents.keep(VIEWS[:1], cache, "weights")
     assert cache.stat().st_size > 1000
+
+
+def test_a_cache_that_is_not_finite_is_made_anew(
+    model: Any, photo_folder: Path, tmp_path: Path, encoded: list[torch.Tensor]
+) -> None:
+    cache = tmp_path / "latents.safetensors"
+    make(model, photo_folder).keep(VIEWS[:2], cache, "weights")
+    with safe_open(cache, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(cache)
+    tensors["1.mean"][0, 0, 0] = torch.nan
+    save_file(tensors, cache, metadata)
+    latents = make(model, photo_folder)
+    latents.keep(VIEWS[:2], cache, "weights")
+    assert len(encoded) == 4
+    assert bool(latents.get(VIEWS[1]).mean.isfinite().all())
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(cache).values())
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_latents_that_are_not_finite_name_their_photo(
+    model: Any, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """The mean or the spread of the second photo; nothing is cached then."""
+    encode, calls = Backbone.encode_images, [0]
+
+    def spoiled(backbone: Backbone, pixels: torch.Tensor) -> Any:
+        calls[0] += 1
+        posterior = encode(backbone, pixels)
+        if calls[0] == 2:
+            posterior[part][0, 1, 2, 3] = torch.inf
+        return posterior
+
+    monkeypatch.setattr(Backbone, "encode_images", spoiled)
+    cache = tmp_path / "latents.safetensors"
+    with pytest.raises(FloatingPointError, match=r"the latents of 1\.png holds numbers"):
+        make(model, photo_folder).keep([View(0), View(1), View(2)], cache, "weights")
+    assert not cache.exists()
 
 
 def test_ends_when_asked(model: Any, photo_folder: Path, tmp_path: Path) -> None:

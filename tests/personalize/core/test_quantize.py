@@ -1,5 +1,7 @@
 """Int8 weights: how far they are from the weights, what they weigh, what stays as it was."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -110,6 +112,29 @@ def test_shared_layers_stay_shared_and_other_classes_stay() -> None:
     quantize(model)
     assert model["a"] is model["b"] and type(model["a"]) is Int8Linear
     assert type(model["c"]) is Special and type(model["e"]) is nn.Embedding
+
+
+def test_layers_that_are_not_kept_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    layers, there = [weakref.ref(layer) for layer in model], []
+
+    def counting(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        there.append(sum(layer() is not None for layer in layers))
+        return quantize_weight(weight)
+
+    monkeypatch.setattr("personalize.core.quantize.quantize_weight", counting)
+    assert quantize(model, keep=False) == {}
+    assert there == [3, 2, 1] and layers[0]() is layers[1]() is layers[2]() is None
+
+
+def test_what_stays_leaves_the_file_that_it_was_read_from() -> None:
+    file = torch.arange(100.0)
+    norm = nn.LayerNorm(4)
+    norm.weight = norm.bias = nn.Parameter(file[:4])
+    model = nn.Sequential(nn.Linear(4, 4), norm)
+    quantize(model, keep=False)
+    assert norm.weight is norm.bias and torch.equal(norm.weight, file[:4])
+    assert norm.weight.untyped_storage().nbytes() == 4 * 4
 
 
 def test_skipped_names_stay() -> None:

@@ -40,6 +40,7 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"ema_decay": 1}, "train.ema_decay: .* less than 1, found 1"),
     ({"use_8bit_adam": True}, "train.use_8bit_adam: needs bitsandbytes"),
     ({"report_to": "tensorboard"}, "train.report_to: needs tensorboard; pip install tensorboard"),
+    ({"report_to": "aim"}, "train.report_to: .*'tensorboard' or 'wandb', found 'aim'"),
     ({"timestep_low": 9, "timestep_high": 9}, "train: timestep_low must be below .* 9 and 9"),
 ]
 

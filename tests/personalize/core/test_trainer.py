@@ -617,6 +617,15 @@ class TestBorrowed:
         with pytest.raises(ValueError, match="unet of the pipeline is offloaded; call"):
             train(offloaded, Dummy(), photo_folder, tmp_path, data=DataSettings(resolution=16))
 
+    def test_a_resolution_between_two_latents(
+        self, model: Any, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        problem = "multiple of 2 for StableDiffusionPipeline, found 17; choose 16 or 18"
+        with pytest.raises(ValueError, match=problem):
+            train(model, Dummy(), photo_folder, out, data=DataSettings(resolution=17))
+        assert not out.exists()
+
 
 class TestToldAndWritten:
     def test_progress(self, run: Run, tmp_path: Path) -> None:
