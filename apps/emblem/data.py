@@ -137,7 +137,8 @@ def _write_folder(directory: Path, rows: Iterable[tuple[Item, dict[str, Any]]]) 
 def photos(concept: Emblem, length: int, seed: int) -> list[Item]:
     """Pictures of one personal concept: its shape, colour, texture and style stay, the rest varies.
 
-    ``concept.size`` is ignored: size, place and background differ from photo to photo.
+    ``concept.size`` is ignored: size, place and background differ from photo to photo. Captions
+    have ``{}`` where the concept's name goes, as training reads them.
     """
     items = []
     for index in range(length):
@@ -147,5 +148,6 @@ def photos(concept: Emblem, length: int, seed: int) -> list[Item]:
         background = backgrounds[int(rng.integers(len(backgrounds)))]
         emblem = Emblem(concept.shape, concept.colour, concept.texture, size, concept.style)
         scene = Scene((emblem,), background)
-        items.append(Item(render(scene, rng), scene, caption(scene)))
+        named = Scene((Emblem("{}", None, None, size),), background)
+        items.append(Item(render(scene, rng), scene, caption(named)))
     return items

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apps.errors import OneLineErrors, SayWarnings, one_line_errors, say, speaks
+from apps.options import AsJson, Device, Dtype, Model, Verbose
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL
 from apps.train.covariance import covariance
+from apps.train.masks_cli import masks
 from apps.train.minority_cli import minority
 from apps.train.personalize import add_to
 from apps.train.settings import KINDS, EvaluatorSettings
@@ -35,6 +39,7 @@ def train() -> None:
 
 app.command()(minority)
 app.command()(covariance)
+app.command()(masks)
 add_to(app)
 
 
@@ -48,9 +53,7 @@ def evaluator(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the evaluator.")],
-    model: Annotated[
-        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     label: Annotated[
         str | None,
         typer.Option(
@@ -101,11 +104,10 @@ def evaluator(
         Path | None,
         typer.Option(metavar="DIR", help="Where the training is kept. Default: out with .work."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train an evaluator that judges what a model predicts, in its latents and at any noise.
 
@@ -151,7 +153,9 @@ def evaluator(
         from apps.train.run import run
 
         trained = run(settings, say)
-        if speaks():
+        if speaks() and as_json:
+            typer.echo(json.dumps(asdict(trained), default=str))
+        elif speaks():
             typer.echo(f"{_table(trained)}\n\nwritten to {out}")
 
 

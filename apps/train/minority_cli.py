@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apps.errors import SayWarnings, one_line_errors, speaks
+from apps.options import AsJson, Device, Dtype, Model, Verbose
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL
 from apps.train.minority_settings import DISTANCES, MinoritySettings
@@ -20,9 +23,7 @@ if TYPE_CHECKING:
 def minority(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Pictures like those of the model.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the classifier.")],
-    model: Annotated[
-        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     classes: Annotated[
         int, typer.Option(help="Levels of rarity, of as many pictures each.")
     ] = MinoritySettings.classes,
@@ -79,11 +80,10 @@ def minority(
         Path | None,
         typer.Option(metavar="DIR", help="Where the training is kept. Default: out with .work."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a classifier of how rare a picture is to a model, for MinorityGuidance.
 
@@ -129,7 +129,9 @@ def minority(
         from apps.train.minority import run
 
         trained = run(settings)
-        if speaks():
+        if speaks() and as_json:
+            typer.echo(json.dumps(asdict(trained), default=str))
+        elif speaks():
             typer.echo(f"{_table(trained)}\n\nwritten to {out}")
 
 

@@ -12,7 +12,7 @@ from apps.emblem import Emblem, EmblemDataset, Scene, render
 from apps.emblem.__main__ import app
 from apps.emblem.data import export, parse_emblem, photos
 from apps.emblem.render import PALETTE
-from apps.emblem.world import ALL_SHAPES, ALL_TEXTURES, SIZES, STYLES
+from apps.emblem.world import ALL_SHAPES, ALL_TEXTURES, SIZES, STYLES, parse
 
 
 def drawn(emblem: Emblem, background: str = "white", seed: int = 0) -> np.ndarray:
@@ -110,6 +110,9 @@ def test_photos_keep_the_concept_and_vary_the_rest() -> None:
     }
     assert {e.size for e in emblems} == set(SIZES)
     assert len({item.scene.background for item in items}) > 2
+    for item in items:
+        named = item.caption.replace("{}", "outlined ringed yellow bolt")
+        assert parse(named) == item.scene
 
 
 def test_phrases_are_read_with_and_without_an_article() -> None:
@@ -129,6 +132,22 @@ def test_the_photos_command_writes_an_image_folder(tmp_path: Path) -> None:
     assert [row["text"] for row in rows] == [item.caption for item in items]
     for row, item in zip(rows, items, strict=True):
         np.testing.assert_array_equal(Image.open(tmp_path / row["file_name"]), item.image)
+
+
+@pytest.mark.parametrize(
+    ("name", "concept"),
+    [
+        ("arrow", Emblem("arrow", "green", "solid", None)),
+        ("flower", Emblem("flower", "pink", "dotted", None)),
+    ],
+)
+def test_the_example_photos_show_one_concept(name: str, concept: Emblem) -> None:
+    folder = Path(__file__).parents[3] / "assets" / "photos" / name
+    items = photos(concept, 5, seed=0)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == [item.caption for item in items]
+    for row, item in zip(rows, items, strict=True):
+        np.testing.assert_array_equal(Image.open(folder / row["file_name"]), item.image)
 
 
 @pytest.mark.parametrize(

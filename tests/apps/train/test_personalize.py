@@ -208,7 +208,7 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
     """From photos to a file with the shipped model, stopped by SIGTERM and continued."""
     command = [sys.executable, "-m", "apps.cli", "train", "textual-inversion"]
     command += [*places(folder, tmp_path), *WORD.split(), "--initializer_token", "star"]
-    command += ["--max_train_steps", "40", "--gradient_accumulation_steps", "1"]
+    command += ["--max_train_steps", "20", "--gradient_accumulation_steps", "1"]
     command += ["--resume_from_checkpoint", "latest"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -221,5 +221,5 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert f"textual-inversion of <cat> in {tmp_path}" in ended.stdout
     assert (tmp_path / "learned_embeds.safetensors").is_file()
-    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 41))
+    lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
