@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import psutil
@@ -28,12 +29,28 @@ def peak_memory(model: str, settings: BenchSettings, batching: str) -> int:
         batching: ``"joint"`` or ``"sequential"``.
     """
     given = asdict(settings) | {"models": [model], "parts": ["memory"], "out": str(settings.out)}
-    command = [sys.executable, "-m", "apps.bench.memory", json.dumps(given), batching]
+    what = f"memory of {model}, {batching},"
+    return int(in_own_process("apps.bench.memory", [json.dumps(given), batching], what))
+
+
+def in_own_process(module: str, arguments: Sequence[str], what: str) -> str:
+    """The last line that a module prints.
+
+    Raises:
+        ValueError: it fails; says that ``what`` cannot be measured.
+    """
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.splitlines() or ["no message"])[-1]
-        raise ValueError(f"memory of {model}, {batching}, cannot be measured: {last}")
-    return int(done.stdout.splitlines()[-1])
+        raise ValueError(f"{what} cannot be measured: {last}")
+    return done.stdout.splitlines()[-1]
+
+
+def peak_resident() -> int:
+    """Most bytes that this process has had in memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _peak(model: str, settings: BenchSettings, batching: str) -> int:
@@ -46,8 +63,7 @@ def _peak(model: str, settings: BenchSettings, batching: str) -> int:
         made.sample(2.0, num_inference_steps=1)
     if cuda:
         return torch.cuda.max_memory_allocated() - before
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+    return peak_resident() - before
 
 
 if __name__ == "__main__":

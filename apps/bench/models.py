@@ -154,7 +154,7 @@ def _random(
 ) -> Subject:
     kind = KINDS[name]
     torch.manual_seed(0)
-    model = _in_dtype(
+    model = in_dtype(
         dtype, device, lambda: getattr(diffusers, kind.denoiser)(**kind.settings)
     ).eval()
     slot = "unet" if kind.denoiser.startswith("UNet") else "transformer"
@@ -182,7 +182,7 @@ def _random(
     return Subject(pipe, model, call, "true_cfg_scale" if name == "flux" else "guidance_scale")
 
 
-def _in_dtype(dtype: torch.dtype, device: torch.device, build: Callable[[], Any]) -> Any:
+def in_dtype(dtype: torch.dtype, device: torch.device, build: Callable[[], Any]) -> Any:
     """Build a network with its weights where and how they are needed from the start."""
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -46,10 +46,16 @@ class Row:
 
     @classmethod
     def of_times(
-        cls, part: str, model: str, case: str, times: Paired, bar: float | None = None
+        cls,
+        part: str,
+        model: str,
+        case: str,
+        times: Paired,
+        bar: float | None = None,
+        unit: str = "s per sample",
     ) -> Row:
-        """The result of a paired measurement of samples."""
-        return cls(part, model, case, "s per sample", **asdict(times), bar=bar)
+        """The result of a paired measurement."""
+        return cls(part, model, case, unit, **asdict(times), bar=bar)
 
     @property
     def met(self) -> bool | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,21 @@ class Paired:
     high: float
     pairs: int
 
+    @classmethod
+    def of(cls, ours: Sequence[float], other: Sequence[float]) -> Paired:
+        """The medians of two times or more, each beside the one of its pair."""
+        ratios = [a / b for a, b in zip(ours, other, strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        first, second = (statistics.median(times) for times in (ours, other))
+        return cls(first, second, ratio, low, high, len(ratios))
+
 
 def paired(
     ours: Callable[[], object],
     other: Callable[[], object],
     pairs: int,
     on_pair: Callable[[], None] = lambda: None,
+    clock: str = "wall",
 ) -> Paired:
     """Measure two functions in turn, each after one call that is not measured.
 
@@ -41,29 +50,27 @@ def paired(
         ours, other: what to measure; queued work on a GPU is waited for.
         pairs: from 2 up; every other pair measures ``other`` first.
         on_pair: called after the unmeasured calls and after each pair.
+        clock: one of ``CLOCKS``.
     """
-    seconds: list[tuple[float, float]] = []
+    now = CLOCKS[clock]
+    first: list[float] = []
+    second: list[float] = []
     for number in range(pairs + 1):
-        if number % 2:
-            second, first = _seconds(other), _seconds(ours)
-        else:
-            first, second = _seconds(ours), _seconds(other)
-        if number:
-            seconds.append((first, second))
+        order = [(ours, first), (other, second)]
+        for work, seconds in reversed(order) if number % 2 else order:
+            start = now()
+            work()
+            seconds.append(now() - start)
         on_pair()
-    low, ratio, high = statistics.quantiles((a / b for a, b in seconds), n=4, method="inclusive")
-    first, second = (statistics.median(times) for times in zip(*seconds, strict=True))
-    return Paired(first, second, ratio, low, high, pairs)
+    return Paired.of(first[1:], second[1:])
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    _finish_queue()
-    start = time.perf_counter()
-    work()
-    _finish_queue()
-    return time.perf_counter() - start
-
-
-def _finish_queue() -> None:
+def _wall() -> float:
+    """Seconds on a clock on the wall, once queued work on a GPU is done."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS = {"wall": _wall, "processor": time.process_time}
+"""By name: wall time, or that of the processors on this process, which others leave alone."""

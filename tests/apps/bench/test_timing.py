@@ -41,3 +41,11 @@ def test_order_alternates(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, other = (clock.takes(name, *[1.0] * 5) for name in "ab")
     paired(ours, other, 4)  # type: ignore[arg-type]
     assert clock.order == "ab" + "baab" * 2
+
+
+def test_another_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setitem(timing.CLOCKS, "half", lambda: clock.now / 2)
+    ours, other = clock.takes("a", *[4.0] * 4), clock.takes("b", *[1.0] * 4)
+    times = paired(ours, other, 3, clock="half")  # type: ignore[arg-type]
+    assert (times.ours, times.other, times.ratio) == (2.0, 0.5, 4.0)
