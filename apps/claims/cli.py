@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apps.errors import one_line_errors
+from apps.options import AsJson, Verbose
 from apps.quiet import quiet
 
 if TYPE_CHECKING:
@@ -23,9 +27,6 @@ Only = Annotated[
 Seed = Annotated[int, typer.Option(help="Of prompts and noise, the same in each cell.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the results go: claims-SUBCOMMAND.*")]
 Work = Annotated[Path, typer.Option(metavar="DIR", help="Where finished cells are kept.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-]
 
 RESULTS, CELLS = Path("assets/results"), Path("runs")
 
@@ -42,6 +43,7 @@ def guidance(
     seed: Seed = 0,
     out: Out = RESULTS,
     work: Work = CELLS / "claims-guidance",
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure guidance rules: accuracy, FID, diversity and cost, with paired intervals.
@@ -58,7 +60,7 @@ def guidance(
 
     with one_line_errors(verbose, _STOPPED):
         settings = ClaimsSettings(images=images, seed=seed, only=only, out=out, work=work)
-        _measure("guidance", settings, verbose)
+        _measure("guidance", settings, as_json, verbose)
 
 
 @app.command()
@@ -68,6 +70,7 @@ def feedback(
     seed: Seed = 0,
     out: Out = RESULTS,
     work: Work = CELLS / "claims-feedback",
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure rules that listen to networks: searched heads, dynamic scales, classes, rarity.
@@ -82,22 +85,73 @@ def feedback(
 
     with one_line_errors(verbose, _STOPPED):
         settings = ClaimsSettings(images=images, seed=seed, only=only, out=out, work=work)
-        _measure("feedback", settings, verbose)
+        _measure("feedback", settings, as_json, verbose)
+
+
+@app.command()
+def personalize(
+    images: Annotated[int, typer.Option(help="Pictures in each cell; a multiple of 6.")] = 384,
+    only: Only = None,
+    seed: Seed = 0,
+    out: Out = RESULTS,
+    work: Work = CELLS / "claims-personalize",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure what methods learn from five photos each of six concepts the model never saw.
+
+    Example, a small trial of one method:
+
+        [bold]diffusteer claims personalize --only ti-alone --images 48 --out try --work try[/bold]
+
+    Each method is trained on each concept in a process of its own, some minutes in all; what was
+    learned is kept beside the finished cells.
+    """
+    from apps.claims.settings import ClaimsSettings
+
+    with one_line_errors(verbose, _STOPPED):
+        settings = ClaimsSettings(images=images, seed=seed, only=only, out=out, work=work)
+        if not verbose:
+            quiet()
+        from apps.claims.concepts import MEASURES
+        from apps.claims.personalize import measure_personalize
+        from apps.claims.results import bounded_table
+
+        with _pictures() as show:
+            rows = measure_personalize(settings, show)
+        if as_json:
+            typer.echo(json.dumps(rows))
+        else:
+            firsts = [(row["cell"], row["learned"]) for row in rows]
+            typer.echo(bounded_table(rows, list(MEASURES), ("cell", "learned"), firsts))
+            typer.echo(f"written to {settings.out / 'claims-personalize.json'}")
 
 
 _STOPPED = "stopped; finished cells are kept, the same command continues"
 
 
-def _measure(name: str, settings: ClaimsSettings, verbose: bool) -> None:
+def _measure(name: str, settings: ClaimsSettings, as_json: bool, verbose: bool) -> None:
     """Measure a suite by its name, and say what was found."""
     if not verbose:
         quiet()
-    from tqdm import tqdm
-
     from apps.claims.results import markdown_table
     from apps.claims.run import measure_claims
 
     suite = import_module(f"apps.claims.{name}").SUITE
+    with _pictures() as show:
+        rows = measure_claims(suite, settings, show)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        typer.echo(markdown_table(rows, ("accuracy", "fid", "diversity")))
+        typer.echo(f"written to {settings.out / f'claims-{name}.json'}")
+
+
+@contextmanager
+def _pictures() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar of pictures, moved by a cell's name, the pictures made, and those in all."""
+    from tqdm import tqdm
+
     with tqdm(unit="picture", disable=None) as bar:
 
         def show(cell: str, done: int, total: int) -> None:
@@ -105,6 +159,4 @@ def _measure(name: str, settings: ClaimsSettings, verbose: bool) -> None:
             bar.set_description(cell, refresh=False)
             bar.update(done - bar.n)
 
-        rows = measure_claims(suite, settings, show)
-    typer.echo(markdown_table(rows, ("accuracy", "fid", "diversity")))
-    typer.echo(f"written to {settings.out / f'claims-{name}.json'}")
+        yield show

@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from apps.claims.cells import Cell
 from apps.claims.grids import draw_grid
 from apps.claims.measure import Bench, versions
 from apps.claims.results import machine, write_results
@@ -23,7 +22,18 @@ OnProgress = Callable[[str, int, int], None]
 """Called with the cell in work, the pictures made so far, and those to be made in all."""
 
 
-def chosen(cells: Sequence[Cell], only: str | None) -> list[Cell]:
+class Named(Protocol):
+    """What ``only`` chooses from."""
+
+    @property
+    def name(self) -> str:
+        """Unique."""
+
+
+AnyCell = TypeVar("AnyCell", bound=Named)
+
+
+def chosen(cells: Sequence[AnyCell], only: str | None) -> list[AnyCell]:
     """The cells whose names match a pattern, all without one.
 
     Raises:
@@ -64,7 +74,7 @@ def measure_claims(
     total = settings.images * len(open_cells)
     for number, cell in enumerate(open_cells):
         before = number * settings.images
-        bench.measure(cell, partial(_shown, on_progress, cell.name, before, total))
+        bench.measure(cell, partial(shown, on_progress, cell.name, before, total))
     rows = Summary(bench, suite.measures).rows(suite.cells)
     options = f"--images {settings.images} --seed {settings.seed}"
     about = {
@@ -83,5 +93,6 @@ def measure_claims(
     return rows
 
 
-def _shown(on_progress: OnProgress, name: str, before: int, total: int, done: int) -> None:
+def shown(on_progress: OnProgress, name: str, before: int, total: int, done: int) -> None:
+    """Say that ``done`` pictures of a cell are made, after ``before`` of the cells before it."""
     on_progress(name, before + done, total)
