@@ -5,22 +5,39 @@ from __future__ import annotations
 import json
 import logging
 from importlib.metadata import version
-from itertools import count
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from apps.bench.cli import app as bench
 from apps.claims.cli import app as claims
-from apps.errors import OneLineErrors, SayWarnings, one_line_errors
+from apps.compare.cli import compare
+from apps.demo.cli import demo
+from apps.errors import OneLineErrors, SayWarnings, one_line_errors, speaks
 from apps.evaluate.cli import app as evaluate
+from apps.hub.cli import push
 from apps.hunt.cli import hunt
+from apps.options import (
+    AsJson,
+    BatchSize,
+    Device,
+    Dtype,
+    Folder,
+    Height,
+    Learned,
+    Metadata,
+    Model,
+    NegativePrompt,
+    Prompt,
+    Prompts,
+    Scheduler,
+    Steps,
+    Verbose,
+    Width,
+)
+from apps.progress import progress_bar
 from apps.quiet import quiet
-from apps.schedulers import DIFFUSION
-from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings, read_prompts
+from apps.settings import DEFAULT_GUIDANCE, DEFAULT_MODEL, SampleSettings, chosen_prompts
 from apps.train.cli import app as train
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -28,7 +45,10 @@ app.add_typer(bench, name="bench")
 app.add_typer(claims, name="claims")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(train, name="train")
+app.command()(compare)
+app.command()(demo)
 app.command()(hunt)
+app.command()(push)
 
 
 @app.callback(invoke_without_command=True)
@@ -47,27 +67,14 @@ def diffusteer(
 
 @app.command()
 def sample(
-    prompt: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to draw; one row per prompt."),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Prompts to draw instead: one per line, or the text of each row of a .jsonl.",
-        ),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
-    ] = DEFAULT_MODEL,
+    prompt: Prompt = None,
+    prompts: Prompts = None,
+    model: Model = DEFAULT_MODEL,
     guidance: Annotated[
         str, typer.Option(metavar="RULE", help='Such as "CFG(6) + Rescale(0.7)", or none.')
     ] = DEFAULT_GUIDANCE,
-    negative_prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the pictures should not show.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    negative_prompt: NegativePrompt = None,
+    steps: Steps = 25,
     seed: Annotated[
         int, typer.Option(help="Of the first picture of a prompt; the next one has seed + 1.")
     ] = 0,
@@ -75,30 +82,17 @@ def sample(
         bool, typer.Option("--vary-seed", help="Let picture n of all prompts have seed + n.")
     ] = False,
     num_images: Annotated[int, typer.Option(help="Pictures per prompt.")] = 4,
-    batch_size: Annotated[int, typer.Option(help="Pictures made at once.")] = 4,
-    height: Annotated[int | None, typer.Option(help="In pixels; default: the model's own.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels; default: the model's own.")] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help=f"One of {', '.join(DIFFUSION)}; default: the model's."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where to write; default: a new folder out/NNN."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    metadata: Annotated[
-        bool,
-        typer.Option(
-            "--metadata/--no-metadata",
-            help="Write the settings into the pictures, and the prompts into metadata.jsonl.",
-        ),
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    batch_size: BatchSize = 4,
+    height: Height = None,
+    width: Width = None,
+    scheduler: Scheduler = None,
+    learned: Learned = None,
+    out: Folder = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    metadata: Metadata = True,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Make guided pictures of prompts, with a contact sheet and a report.
 
@@ -108,13 +102,15 @@ def sample(
 
     Picture i of a prompt has seed + i, and is the same alone as in a batch.
     Each PNG carries its settings, as AUTOMATIC1111 text and as JSON; metadata.jsonl lists all.
-    Files of the same name in --out are replaced.
+    Files of the same name in --out are replaced. Several processes share the work:
+
+        [bold]accelerate launch --num_processes 8 -m apps.cli sample --prompts prompts.txt[/bold]
     """
     logging.getLogger("diffusteer").handlers = [SayWarnings()]
     with one_line_errors(verbose):
         settings = SampleSettings(
-            prompts=_prompts(prompt, prompts),
-            out=_new_folder() if out is None else out,
+            prompts=chosen_prompts(prompt, prompts),
+            out=out,
             model=model,
             guidance=guidance,
             negative_prompt=negative_prompt,
@@ -126,34 +122,26 @@ def sample(
             height=height,
             width=width,
             scheduler=scheduler,
+            learned=tuple(learned or ()),
             device=device,
             dtype=dtype,
             metadata=metadata,
         )
-        with _progress_bar() as bar:
-            task = bar.add_task("loading", total=len(settings.prompts) * num_images)
+        with progress_bar() as show:
             if not verbose:
                 quiet()
             from apps.sample import sample as make  # loads torch and diffusers: not for --help
 
-            result = make(
-                settings, lambda done: bar.update(task, completed=done, description="drawing")
-            )
-        if as_json:
-            print(json.dumps(result.report, ensure_ascii=False))
-        else:
-            print(f"{len(result.pictures)} pictures in {settings.out}, see {result.sheet}")
+            result = make(settings, show)
+        if speaks() and as_json:
+            typer.echo(json.dumps(result.report, ensure_ascii=False))
+        elif speaks():
+            typer.echo(f"{len(result.pictures)} pictures, see {result.sheet}")
 
 
 @app.command()
 def inspect(
-    model: Annotated[
-        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
-    ] = DEFAULT_MODEL,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    model: Model = DEFAULT_MODEL, as_json: AsJson = False, verbose: Verbose = False
 ) -> None:
     """List the layers and heads of a model that rules can name, and their defaults.
 
@@ -168,33 +156,7 @@ def inspect(
         from guidance import inspect as look_at
 
         found = look_at(load_pipeline(model, device="cpu"))
-        print(json.dumps(found.to_dict()) if as_json else found)
-
-
-def _prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
-    if bool(given) == (file is not None):
-        found = "both" if given else "neither"
-        raise ValueError(f"expected either PROMPT or --prompts FILE, found {found}")
-    return read_prompts(file) if file else tuple(given or ())
-
-
-def _new_folder() -> Path:
-    return next(path for path in (Path("out", f"{n:03}") for n in count(1)) if not path.exists())
-
-
-def _progress_bar() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} pictures"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+        typer.echo(json.dumps(found.to_dict()) if as_json else str(found))
 
 
 def main() -> None:

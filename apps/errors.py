@@ -14,6 +14,8 @@ from typer import Exit
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from apps.config import add_config
+
 
 def speaks() -> bool:
     """Whether this process talks to the user: of those of ``accelerate launch`` only the first."""
@@ -34,7 +36,11 @@ class SayWarnings(logging.Handler):
 
 
 class OneLineErrors(TyperGroup):
-    """Group of commands that reports a wrong command line in one line."""
+    """Group of commands with ``--config``, which reports a wrong command line in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        add_config(self)
 
     def main(self, *args: Any, **options: Any) -> Any:
         try:

@@ -15,7 +15,7 @@ from apps.errors import OneLineErrors, one_line_errors, say
 from apps.generate import Call, Job, generate
 from apps.pictures import Row, contact_sheet, write_png
 from apps.pipelines import load_pipeline
-from apps.shipped import shipped
+from apps.shipped import shipped, shipped_names
 from guidance import Rule, fit_linear_ag, guide, parse_rule
 
 STEPS = 20
@@ -30,6 +30,8 @@ SCENES = (
 HEART = "a large heart on a white background"
 RED_HEART = "a large red heart on a white background"
 WEAK = "emblem-unet-weak"
+TEXTURES = "LatentClassifier('emblem-evaluators/classifier')"
+SCORE = "Reward('emblem-evaluators/reward')"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Picture:
 
     Attributes:
         name: the method, and the name of the file.
-        rules: one rule a row, as text; ``@`` stands for the folder of the weak model.
+        rules: one rule a row, as text; names of shipped networks stand for their folders.
         prompts: one prompt a column, with the seeds 0, 1, ...
         model: shipped model.
         negatives: the pipeline's negative prompt of each row.
@@ -82,7 +84,48 @@ PICTURES = (
     ),
     Picture(
         "AutoGuidance",
-        ("CFG(1)", "AutoGuidance(2, weak='@')", "CFG(3) + AutoGuidance(2, weak='@')"),
+        ("CFG(1)", f"AutoGuidance(2, {WEAK!r})", f"CFG(3) + AutoGuidance(2, {WEAK!r})"),
+    ),
+    Picture(
+        "GradientFreeClassifierGuidance",
+        ("CFG(1)", f"GradientFreeClassifierGuidance(3, {TEXTURES})"),
+        prompts=SCENES[:2] * 4,
+    ),
+    Picture(
+        "ClassifierGuidance",
+        (
+            "CFG(2)",
+            f"CFG(2) + ClassifierGuidance(0.1, {TEXTURES}, target=3)",
+            f"CFG(2) + ClassifierGuidance(1, {TEXTURES}, target=3)",
+        ),
+        prompts=(HEART,) * 8,
+    ),
+    Picture(
+        "LossGuidance",
+        (
+            "CFG(2)",
+            f"CFG(2) + LossGuidance(0.1, {SCORE}, normalised=True)",
+            f"CFG(2) + LossGuidance(0.3, {SCORE}, normalised=True)",
+        ),
+        prompts=(HEART,) * 8,
+    ),
+    Picture(
+        "MinorityGuidance",
+        (
+            "CFG(1)",
+            "MinorityGuidance(2, 'emblem-evaluators/minority-unet')",
+            "MinorityGuidance(6, 'emblem-evaluators/minority-unet')",
+        ),
+        prompts=("",) * 8,
+    ),
+    Picture(
+        "SelfGuidedMinority",
+        (
+            "CFG(1)",
+            "SelfGuidedMinority(0.3, level=0.3, every=1)",
+            "SelfGuidedMinority(1, level=0.3, every=1)",
+        ),
+        prompts=("",) * 8,
     ),
     Picture("AdaptiveGuidance", ("CFG(4)", "AdaptiveGuidance(4)", "AdaptiveGuidance(4, 0.99)")),
     Picture("LinearAG", ("CFG(4)", "LinearAG(4, '#')")),
@@ -101,14 +144,16 @@ def rows(picture: Picture) -> Iterator[Row]:
         rule = _rule(text, pipe)
         with guide(pipe, rule) as run:
             images = list(generate(pipe, jobs, call, batch_size=len(jobs)))
-        label = text.replace("'@'", repr(WEAK)).replace("'#'", "its coefficients")
+        label = text.replace("'#'", "its coefficients")
         label += f" with negative_prompt={negative!r}" if negative else ""
         yield Row(f"{label}: {run.report.nfe:g} evaluations", images)
 
 
 def _rule(text: str, pipe: Any) -> Rule:
     if "'#'" not in text:
-        return parse_rule(text.replace("@", str(shipped(WEAK))))
+        for name in shipped_names():
+            text = text.replace(repr(name), repr(str(shipped(name))))
+        return parse_rule(text)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fit.json"
         generator = torch.Generator().manual_seed(1)

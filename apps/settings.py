@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +15,20 @@ MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """What to make with ``apps.sample.sample``.
+class DrawSettings:
+    """What all programs that draw prompts have in common.
 
     Attributes:
-        prompts: at least one text; each becomes ``num_images`` pictures.
-        out: folder for the pictures; created if need be, files of the same name are replaced.
+        prompts: at least one text.
+        out: folder for the pictures; created if need be, files of the same name are replaced. None
+            is a new folder ``out/NNN``.
         model: name of a shipped model, folder of a diffusers pipeline, or id on the hub.
-        guidance: rule as text, such as ``CFG(6) + Rescale(0.7)``, or ``none``.
         negative_prompt: what the pictures should not show.
         steps: denoising steps.
-        seed: of the first picture of each prompt; picture i has ``seed + i``.
-        vary_seed: picture n of all prompts together has ``seed + n``, so that none share noise.
-        num_images: pictures per prompt.
         batch_size: pictures made at once.
         height, width: in pixels; None is the model's own size.
         scheduler: short name, see ``apps.schedulers``; None is the model's own.
+        learned: files or folders of words and concepts to put on the model.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1`` and so on.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
         metadata: write the settings into the pictures.
@@ -39,18 +38,15 @@ class SampleSettings:
     """
 
     prompts: tuple[str, ...]
-    out: Path
+    out: Path | None = None
     model: str = DEFAULT_MODEL
-    guidance: str = DEFAULT_GUIDANCE
     negative_prompt: str | None = None
     steps: int = 25
-    seed: int = 0
-    vary_seed: bool = False
-    num_images: int = 4
     batch_size: int = 4
     height: int | None = None
     width: int | None = None
     scheduler: str | None = None
+    learned: tuple[Path, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
     metadata: bool = True
@@ -63,20 +59,61 @@ class SampleSettings:
                 raise TypeError(f"prompt {number} must be text, found {type(prompt).__name__}")
             if not prompt.strip():
                 raise ValueError(f"prompt {number} must say what to draw, found {prompt!r}")
-        for name in ("steps", "num_images", "batch_size"):
+        for name in ("steps", "batch_size"):
             check_whole(name, getattr(self, name), 1)
         for name in ("height", "width"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
         if self.scheduler is not None:
             check_scheduler(self.scheduler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(DrawSettings):
+    """What to make with ``apps.sample.sample``: of each prompt ``num_images`` pictures.
+
+    Attributes:
+        guidance: rule as text, such as ``CFG(6) + Rescale(0.7)``, or ``none``.
+        seed: of the first picture of each prompt; picture i has ``seed + i``.
+        vary_seed: picture n of all prompts together has ``seed + n``, so that none share noise.
+        num_images: pictures per prompt.
+
+    Raises:
+        TypeError, ValueError: a setting is of the wrong type or out of its range.
+    """
+
+    guidance: str = DEFAULT_GUIDANCE
+    seed: int = 0
+    vary_seed: bool = False
+    num_images: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("num_images", self.num_images, 1)
         pictures = self.num_images * (len(self.prompts) if self.vary_seed else 1)
         check_whole("seed", self.seed, 0, MAX_SEED - pictures + 1)
 
     @property
     def guided(self) -> bool:
         """Whether a guidance rule is to be used."""
-        return self.guidance.strip().lower() != "none"
+        return is_guided(self.guidance)
+
+
+def is_guided(rule: str) -> bool:
+    """Whether the text of a rule is other than ``none``."""
+    return rule.strip().lower() != "none"
+
+
+def chosen_prompts(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
+    """Prompts of the command line, or of a file.
+
+    Raises:
+        ValueError: both are given or neither, or the file has no prompts.
+    """
+    if bool(given) == (file is not None):
+        found = "both" if given else "neither"
+        raise ValueError(f"expected either PROMPT or --prompts FILE, found {found}")
+    return read_prompts(file) if file else tuple(given or ())
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

@@ -15,15 +15,14 @@ from apps.evaluate.options import (
     CACHE,
     BatchSize,
     Cache,
-    Device,
     NoCache,
     SkipBad,
-    Verbose,
     check_out,
     evaluation,
     spoken,
 )
 from apps.evaluate.settings import EvaluateSettings
+from apps.options import Device, Verbose
 
 if TYPE_CHECKING:
     from apps.evaluate.result import Result
@@ -195,16 +194,19 @@ def dreambench(
     token: Annotated[
         str, typer.Option(help="Placeholder token that stands for the subject.")
     ] = "sks",
+    verbose: Verbose = False,
 ) -> None:
     """Write the prompts of DreamBench, a file of 25 for each of its 30 subjects.
 
-    Make 4 pictures of each prompt with the model of that subject, then compare with its photos:
+    Example: [bold]diffusteer evaluate dreambench prompts[/bold]
+
+    Then make 4 pictures of each prompt with the model of that subject, and compare with its photos:
 
         [bold]diffusteer sample --prompts prompts/dog6.txt --model runs/dog6 --out made/dog6[/bold]
 
         [bold]diffusteer evaluate subject made photos --token sks[/bold]
     """
-    with one_line_errors(verbose=False):
+    with one_line_errors(verbose):
         from apps.evaluate.protocols.dreambench import write_prompts
 
         write_prompts(out, token)
@@ -259,6 +261,7 @@ def report(
         list[Path], typer.Argument(metavar="RESULT.json", help="Results of evaluations.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to.")],
+    verbose: Verbose = False,
 ) -> None:
     """Put results side by side: tables, plots, and the best and worst pictures.
 
@@ -267,7 +270,7 @@ def report(
     Results of one protocol with equal settings share a table; others are kept apart.
     """
     logging.getLogger("diffusteer").handlers = [SayWarnings()]
-    with one_line_errors(verbose=False, stopped="stopped; the report is not complete"):
+    with one_line_errors(verbose, "stopped; the report is not complete"):
         from apps.evaluate.reporting.report import report as write
 
         typer.echo(f"written to {write(results, out)}")

@@ -18,6 +18,7 @@ import typer
 
 from apps.errors import SayWarnings, one_line_errors, speaks
 from apps.evaluate.settings import EvaluateSettings, default_cache
+from apps.options import AsJson, Device, Verbose
 from apps.quiet import quiet
 
 if TYPE_CHECKING:
@@ -25,15 +26,11 @@ if TYPE_CHECKING:
 
 CACHE = default_cache()
 
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")]
 BatchSize = Annotated[int, typer.Option(help="Pictures that go through a network at once.")]
 Cache = Annotated[Path, typer.Option(metavar="DIR", help="Where features are kept.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
 ]
 
 
@@ -77,9 +74,7 @@ def evaluation(
             Path | None,
             typer.Option(metavar="FILE", help="Result as JSON; default: out/PROTOCOL-FOLDER.json."),
         ] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print JSON instead of a table.")
-        ] = False,
+        as_json: AsJson = False,
         verbose: Verbose = False,
         **own: Any,
     ) -> None:

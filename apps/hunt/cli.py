@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,17 @@ import typer
 
 from apps.errors import SayWarnings, one_line_errors, say, speaks
 from apps.hunt.settings import HuntSettings
+from apps.options import (
+    AsJson,
+    BatchSize,
+    Device,
+    Dtype,
+    Height,
+    Model,
+    Steps,
+    Verbose,
+    Width,
+)
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL, read_prompts
 
@@ -32,9 +44,7 @@ def hunt(
             "validity.",
         ),
     ] = "clip",
-    model: Annotated[
-        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,10 +61,10 @@ def hunt(
     ] = "none",
     num_seeds: Annotated[int, typer.Option(help="Pictures of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the first of them; the next one has seed + 1.")] = 0,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 12,
-    batch_size: Annotated[int, typer.Option(help="Pictures made at once.")] = 8,
-    height: Annotated[int | None, typer.Option(help="In pixels; default: the model's own.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels; default: the model's own.")] = None,
+    steps: Steps = 12,
+    batch_size: BatchSize = 8,
+    height: Height = None,
+    width: Width = None,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Heads as JSON; their heat map goes beside it.")
     ] = Path("out/heads.json"),
@@ -62,11 +72,10 @@ def hunt(
         Path | None,
         typer.Option(metavar="DIR", help="Where scores are kept; default: out/heads.work."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find the attention heads whose softening (SoftPAG) serves an objective best.
 
@@ -120,7 +129,9 @@ def hunt(
                 bar.update(done - bar.n)
 
             found = run(settings, show)
-        if speaks():
+        if speaks() and as_json:
+            typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+        elif speaks():
             typer.echo(f"{_table(found)}\n\nwritten to {out} and {out.with_suffix('.png')}")
 
 

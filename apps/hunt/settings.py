@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from apps.settings import DEFAULT_MODEL, MAX_SEED, check_whole
+from apps.settings import DEFAULT_MODEL, MAX_SEED, check_whole, is_guided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +72,4 @@ class HuntSettings:
     @property
     def guided(self) -> bool:
         """Whether a rule acts beside the softened heads."""
-        return self.guidance.strip().lower() != "none"
+        return is_guided(self.guidance)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +21,7 @@ from apps.hunt.run import run as search
 from apps.hunt.settings import HuntSettings
 from guidance import HeadSet, parse_rule
 from guidance.hunting.trial import Trial
-
-LIMIT = 300
-"""Seconds until two processes are taken to hang."""
+from tests.launch import launch
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
@@ -84,6 +78,7 @@ def test_the_same_command_goes_on(
     (tmp_path / "made" / "heads.json").unlink()
     again = run(*quick)
     assert again.stdout == whole.stdout
+    assert json.loads(run(*quick, "--json").stdout) == json.loads(expected)
     assert "32 pictures in all, 32 of them made already" in again.stderr
     assert (tmp_path / "made" / "heads.json").read_bytes() == expected
 
@@ -123,27 +118,6 @@ def test_guidance_beside_on_a_flow_model(models: Path, tmp_path: Path, prompts: 
     ]
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """``accelerate launch`` of two processes on the CPU: with ``--cpu`` it starts only one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    options = f"--multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
-    quiet = "--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process 1"
-    program = ["-m", "accelerate.commands.accelerate_cli", "launch", *f"{options} {quiet}".split()]
-    command = [sys.executable, *program, "-m", "apps.cli", "hunt", *map(str, arguments)]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE")
-    }
-    return subprocess.run(
-        [*command, "--device", "cpu"],
-        env=environment | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-
-
 def test_two_processes_are_one(quick: list[object], tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -158,7 +132,7 @@ def test_two_processes_are_one(quick: list[object], tmp_path: Path) -> None:
         (tmp_path / "made" / file).unlink()
     work.write_text("".join(f"{line}\n" for line in lines[:4]))
 
-    ended = launch(*quick)
+    ended = launch("apps.cli", "hunt", *quick)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "made" / "heads.json").read_bytes() == one
     assert (tmp_path / "made" / "heads.png").exists()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from apps.cli import app
@@ -19,6 +22,7 @@ from apps.sample import SHEET_LINES, _sheet_rows, sample
 from apps.settings import SampleSettings
 from guidance import CFG, Rule
 from tests import tiny
+from tests.launch import launch
 
 
 def run(*arguments: object) -> Result:
@@ -81,6 +85,23 @@ def test_same_seed_twice_same_bytes(quick: list[object], tmp_path: Path) -> None
     assert _contents(tmp_path / "made")["001-1.png"] == first["001-1.png"]
 
 
+def test_two_processes_write_what_one_does(quick: list[object], tmp_path: Path) -> None:
+    words = ["a red star", "a blue ring", "--num-images", 3, "--batch-size", 2, *quick, "--json"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = run(*words, "--device", "cpu")
+    finally:
+        torch.set_num_threads(threads)
+    one = _contents(tmp_path / "made")
+    shutil.rmtree(tmp_path / "made")
+
+    ended = launch("apps.cli", "sample", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert _contents(tmp_path / "made") == one
+    assert ended.stdout == alone.stdout
+
+
 def test_pictures_of_varied_seeds_share_no_noise(quick: list[object], tmp_path: Path) -> None:
     run("a red star", "a red star", *quick, "--num-images", 2, "--seed", 7, "--vary-seed")
     made = _contents(tmp_path / "made")
@@ -113,6 +134,28 @@ def test_a_flow_model_and_more_options(models: Path, tmp_path: Path) -> None:
         assert image.size == (24, 32)
         assert not image.info
     assert not (tmp_path / "metadata.jsonl").exists()
+
+
+def test_what_was_learned_is_drawn_and_told(quick: list[object], tmp_path: Path) -> None:
+    """Not so a file of another width, nor one that is not there."""
+    pictures = {}
+    for name, seed in (("first", 1), ("second", 2)):
+        rows = torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))
+        save_file({"<cat>": rows}, tmp_path / f"{name}.safetensors")
+        learned = ["--learned", tmp_path / f"{name}.safetensors", "--num-images", 1]
+        result = run("a <cat>", *quick, *learned)
+        assert result.exit_code == 0, result.stderr
+        pictures[name] = (tmp_path / "made" / "000-0.png").read_bytes()
+    assert pictures["first"] != pictures["second"]
+    settings = json.loads(_text(tmp_path / "made" / "000-0.png")["diffusteer"])
+    assert settings["learned"] == ["<cat>"]
+    save_file({"<cat>": torch.ones(1, 31)}, tmp_path / "wide.safetensors")
+    for name in ("wide", "none"):
+        options = [*quick[:-1], tmp_path / name, "--learned", tmp_path / f"{name}.safetensors"]
+        result = run("a <cat>", *options)
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1 and f"{name}.safetensors" in result.stderr
+        assert not (tmp_path / name).exists()
 
 
 def test_without_out_every_run_has_its_own_folder(

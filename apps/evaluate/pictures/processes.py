@@ -54,6 +54,11 @@ class Processes:
         return self._state.num_processes
 
     @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return self._state.process_index
+
+    @property
     def first(self) -> bool:
         """Whether this is the process that keeps what is made and talks to the user."""
         return self._state.is_main_process
@@ -64,6 +69,14 @@ class Processes:
         if error is not None:
             raise error
         return made
+
+    def each(self, make: Callable[[], Made]) -> list[Made]:
+        """What every process makes, in all of them; so is what one raises."""
+        outcomes = gather_object([_attempt(make)])
+        for _, error in outcomes:
+            if error is not None:
+                raise error
+        return [made for made, _ in outcomes]
 
     def spread(
         self,
@@ -77,17 +90,13 @@ class Processes:
 
         The items are dealt out in turn. What one process raises is raised in all.
         """
-        own = items[self._state.process_index :: self.count]
+        own = items[self.rank :: self.count]
         most = math.ceil(len(items) / self.count)
         hidden = None if self.first else True
         with tqdm(total=len(items), desc=what, unit=unit, disable=hidden) as bar:
             for start in range(0, most, batch):
                 part = own[start : start + batch]
-                outcomes = gather_object([_attempt(partial(make, part))])
-                for _, error in outcomes:
-                    if error is not None:
-                        raise error
-                yield [made for made, _ in outcomes]
+                yield self.each(partial(make, part))
                 bar.update(min(batch * self.count, len(items) - bar.n))
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,29 +15,7 @@ from apps.evaluate.pictures.processes import Processes
 from apps.evaluate.protocols.distribution import distribution
 from apps.evaluate.result import Result
 from apps.evaluate.settings import EvaluateSettings
-
-LIMIT = 300
-"""Seconds until two processes are taken to hang."""
-
-
-def launch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """``accelerate launch`` of two processes on the CPU: with ``--cpu`` it starts only one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    options = f"--multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
-    quiet = "--mixed_precision no --dynamo_backend no --num_cpu_threads_per_process 1"
-    program = ["-m", "accelerate.commands.accelerate_cli", "launch", *f"{options} {quiet}".split()]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE")
-    }
-    return subprocess.run(
-        [sys.executable, *program, "-m", "apps.evaluate", *map(str, arguments), "--device", "cpu"],
-        env=environment | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
+from tests.launch import launch
 
 
 def own_lines(text: str) -> list[str]:
@@ -55,7 +29,7 @@ def test_two_processes(emblems: Path, settings: EvaluateSettings, tmp_path: Path
         shutil.copy(path, real)
     out = tmp_path / "out" / "two.json"
     options = ("--cache", tmp_path / "both", "--batch-size", "3")
-    ended = launch("distribution", emblems, real, "--out", out, *options)
+    ended = launch("apps.evaluate", "distribution", emblems, real, "--out", out, *options)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("| fid |") == 1
     assert ended.stdout.count(f"written to {out}") == 1
@@ -77,7 +51,7 @@ def test_bad_picture_ends_both(emblems: Path, tmp_path: Path) -> None:
     shutil.copytree(emblems, tmp_path / "pictures")
     (tmp_path / "pictures" / "bad.png").write_text("no picture")
     out = tmp_path / "out" / "two.json"
-    ended = launch("emblem", tmp_path / "pictures", "--out", out, "--no-cache")
+    ended = launch("apps.evaluate", "emblem", tmp_path / "pictures", "--out", out, "--no-cache")
     assert ended.returncode != 0
     (line,) = own_lines(ended.stderr)
     assert "error: 1 of 41 pictures in " in line and "bad.png (not a picture)" in line

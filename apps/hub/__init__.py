@@ -1,0 +1,1 @@
+"""What was learned, on the hub: a model card, and the files that belong together."""
