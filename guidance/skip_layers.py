@@ -9,7 +9,8 @@ arXiv 2411.18664.
     guided   = cond + s (cond - perturbed)
 
 Works in the model's own space; being affine, it is the same update in every space. In use for
-Stable Diffusion 3.5 medium is ``SkipLayers(2.8).between(0.01, 0.2)`` beside ``CFG(4)``.
+Stable Diffusion 3.5 medium is ``SkipLayers(2.8).between(0.01, 0.2)`` beside ``CFG(4)``; 2.8 is the
+default of diffusers, Stability AI's configuration has 2.5.
 
 Deviation: both conditions of that interval are strict in diffusers, so that a run of 5 steps has
 none inside; here an interval holds its start.

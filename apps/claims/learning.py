@@ -73,10 +73,8 @@ RECIPES = {
     "unlocked": Recipe("Perfusion, keys trained", _perfused, {"key_lock": False}, _GRADIENTS),
     "zoodip": Recipe("ZOODiP, int8", _estimated, {}, _FORWARDS),
     "float": Recipe("ZOODiP, float32", _estimated, {"quantize": False}, _FORWARDS),
-    "whole": Recipe(
-        "ZOODiP, float32, no SG", _estimated, {"quantize": False, "nu": 0.0}, _FORWARDS
-    ),
-    "uniform": Recipe("ZOODiP, float32, no PUTS", _estimated, {"quantize": False}, _UNIFORM),
+    "whole": Recipe("ZOODiP, int8, no SG", _estimated, {"nu": 0.0}, _FORWARDS),
+    "uniform": Recipe("ZOODiP, int8, no PUTS", _estimated, {}, _UNIFORM),
 }
 
 
@@ -162,7 +160,7 @@ def _train(recipe: str, word: str, work: Path) -> dict[str, float]:
     """Train in this process; what it took."""
     concept = next(concept for concept in CONCEPTS if concept.word == word)
     found = RECIPES[recipe]
-    method = found.make(concept, work)
+    method = found.make(concept, work, **found.settings)
     settings = TrainSettings(
         **found.training, checkpointing_steps=found.training["max_train_steps"]
     )

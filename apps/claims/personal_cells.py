@@ -38,6 +38,16 @@ class PersonalCell:
         lock = ", locked globally" if self.controls.get("global_lock") else ""
         return f"{RECIPES[self.recipe].label}{lock}"
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The controls that are numbers."""
+        return {name: value for name, value in self.controls.items() if not isinstance(value, bool)}
+
+    @property
+    def title(self) -> str:
+        """What was learned and how it is loaded, in words."""
+        return ", ".join([self.label, *(f"{name} {value}" for name, value in self.numbers.items())])
+
 
 BETAS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _GLOBAL = {"global_lock": True}
@@ -62,6 +72,10 @@ CELLS = (
         PersonalCell(recipe=name, prompts=prompts)
         for prompts in ("beside", "together")
         for name in ("", "ti", "perfusion", "unlocked", "zoodip")
+    ),
+    *(
+        PersonalCell(recipe="perfusion", prompts="together", controls={"beta": beta})
+        for beta in (0.8, 1.0)
     ),
     *(PersonalCell(recipe=name, prompts="without") for name in ("", "perfusion")),
     PersonalCell(recipe="perfusion", prompts="without", controls={"only_when_present": False}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -18,7 +17,12 @@ from apps.pictures import Row, contact_sheet, write_png
 _ZOOM, _LINES = 2, 2
 _SHEETS = {
     "alone": ("plain-alone", "ti-alone", "perfusion-beta-0.7-alone", "zoodip-alone"),
-    "together": ("plain-together", "ti-together", "perfusion-together"),
+    "together": (
+        "plain-together",
+        "ti-together",
+        "perfusion-together",
+        "perfusion-beta-1.0-together",
+    ),
 }
 _AXES = {
     "identity": "identity: shape, colour, texture",
@@ -30,7 +34,7 @@ _AXES = {
 def draw_figures(rows: Sequence[Told], folder: Path) -> None:
     """Draw what was kept of the concept over what was kept of the prompt."""
     shown = [
-        {**row, "series": row["learned"], "knobs": _numbers(row["controls"])}
+        {**row, "series": row["learned"], "knobs": row["numbers"]}
         for row in rows
         if row["prompts"] == "alone"
     ]
@@ -45,24 +49,20 @@ def draw_figures(rows: Sequence[Told], folder: Path) -> None:
     figure.savefig(folder / "claims-personalize-front.png", dpi=110)
 
 
-def _numbers(controls: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in controls.items() if not isinstance(value, bool)}
-
-
 def draw_pictures(cells: Mapping[str, tuple[str, Mapping[str, Measured]]], folder: Path) -> None:
     """Draw the first pictures of some cells: a column for each concept, or pair of them.
 
     Args:
-        cells: label and groups of each finished cell, by name.
+        cells: title and groups of each finished cell, by name.
         folder: where to write.
     """
     for name, wanted in _SHEETS.items():
         rows = []
         for cell in wanted:
-            label, groups = cells.get(cell, ("", {}))
+            title, groups = cells.get(cell, ("", {}))
             drawn = [found.images[:_LINES] for found in groups.values()]
             for number, line in enumerate(zip(*drawn, strict=True)):
-                rows.append(Row("" if number else label, [_picture(each) for each in line]))
+                rows.append(Row("" if number else title, [_picture(each) for each in line]))
         if rows:
             write_png(folder / f"claims-personalize-{name}.png", contact_sheet(rows))
 

@@ -157,6 +157,7 @@ class Personal:
             "cell": cell.name,
             "learned": cell.label,
             "controls": dict(cell.controls),
+            "numbers": cell.numbers,
             "prompts": cell.prompts,
             "training_steps": _mean([each.steps for each in first.values()]),
             "training_seconds": _mean([each.seconds for each in first.values()]),
@@ -213,5 +214,5 @@ def measure_personalize(settings: ClaimsSettings, on_progress: OnProgress) -> li
     }
     write_results(settings.out / "claims-personalize.json", about, MEASURES, rows, COLUMNS)
     draw_figures(rows, settings.out)
-    draw_pictures({cell.name: (cell.label, found) for cell, found in finished}, settings.out)
+    draw_pictures({cell.name: (cell.title, found) for cell, found in finished}, settings.out)
     return rows

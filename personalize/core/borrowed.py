@@ -18,7 +18,11 @@ def modules(pipe: Any) -> dict[str, nn.Module]:
 
 @contextmanager
 def borrowed(
-    pipe: Any, device: torch.device, checkpointing: bool = False, xformers: bool = False
+    pipe: Any,
+    device: torch.device,
+    checkpointing: bool = False,
+    xformers: bool = False,
+    owned: bool = False,
 ) -> Iterator[None]:
     """Freeze a pipeline in eval mode on a device, and give it back as it was.
 
@@ -27,6 +31,8 @@ def borrowed(
         device: where to put it.
         checkpointing: compute the denoiser's activations again in the backward pass.
         xformers: attention of xformers in the denoiser.
+        owned: nobody needs the pipeline afterwards: nothing of it is remembered, so that weights
+            which a method replaces go.
 
     Raises:
         ValueError: the pipeline is offloaded, so that its parts cannot be put anywhere.
@@ -41,7 +47,9 @@ def borrowed(
             )
     with ExitStack() as stack:
         for part in parts.values():
-            stack.enter_context(_frozen(part, device))
+            if not owned:
+                stack.enter_context(_given_back(part))
+            part.requires_grad_(False).eval().to(device)
         denoiser: Any = parts.get("transformer", parts.get("unet"))
         if denoiser is not None and checkpointing and not denoiser.is_gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
@@ -53,15 +61,16 @@ def borrowed(
 
 
 @contextmanager
-def _frozen(part: nn.Module, device: torch.device) -> Iterator[None]:
+def _given_back(part: nn.Module) -> Iterator[None]:
+    """Put modes, gradient flags and device back at the end of the block."""
     modes = [(module, module.training) for module in part.modules()]
     grads = [(weight, weight.requires_grad) for weight in part.parameters()]
-    placed = next((weight.device for weight in part.parameters()), device)
-    part.requires_grad_(False).eval().to(device)
+    placed = next((weight.device for weight in part.parameters()), None)
     try:
         yield
     finally:
-        part.to(placed)
+        if placed is not None:
+            part.to(placed)
         for module, training in modes:
             module.training = training
         for weight, wanted in grads:

@@ -73,7 +73,7 @@ def train(
     with (
         StopSignals() as stop,
         tf32(settings.allow_tf32),
-        borrowed(pipe, accelerator.device, settings.gradient_checkpointing, xformers),
+        borrowed(pipe, accelerator.device, settings.gradient_checkpointing, xformers, owned),
     ):
         run = Run(
             backbone,

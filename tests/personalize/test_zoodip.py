@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from personalize import DataSettings, TrainSettings, train
 from personalize.core.backbone import Backbone
 from personalize.core.loading import load, unload
 from personalize.core.method import Batch
+from personalize.core.quantize import quantize
 from personalize.zeroth_order import gradient_estimate, norm_correction, removed_directions
 from personalize.zoodip import ZOODiP
+from tests.personalize.core.dummy import photos
 from tests.personalize.core.test_backbone import FAMILIES
 from tests.personalize.test_textual_inversion import batch, context, weights
 from tests.tiny import sample, sd, sdxl
@@ -121,6 +126,33 @@ def test_a_pipeline_that_nobody_needs_is_left_in_int8() -> None:
     assert not any(type(m) in (nn.Linear, nn.Conv2d) for m in pipe.unet.modules())
     assert not any(type(m) in (nn.Linear, nn.Conv2d) for m in pipe.text_encoder.modules())
     assert isinstance(pipe.text_encoder.get_input_embeddings(), nn.Embedding)
+
+
+def test_weights_of_a_path_go_once_they_are_in_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sd().save_pretrained(tmp_path / "sd")
+    (tmp_path / "templates.txt").write_text("a {}")
+    floats: list[weakref.ref[Tensor]] = []
+    there: list[int] = []
+
+    def noting(network: nn.Module, keep: bool) -> Any:
+        layers: list[Any] = [m for m in network.modules() if type(m) in (nn.Linear, nn.Conv2d)]
+        floats.extend(weakref.ref(layer.weight) for layer in layers)
+        layers.clear()
+        return quantize(network, keep=keep)
+
+    monkeypatch.setattr("personalize.zoodip.quantize", noting)
+    train(
+        tmp_path / "sd",
+        ZOODiP("<c>", "a"),
+        photos(tmp_path / "photos"),
+        tmp_path / "out",
+        TrainSettings(max_train_steps=1),
+        DataSettings(resolution=16, templates=tmp_path / "templates.txt"),
+        lambda progress: there.append(sum(weight() is not None for weight in floats)),
+    )
+    assert len(floats) > 50 and there[-1] == 0
 
 
 def test_a_step_at_no_rate_leaves_every_bit() -> None:

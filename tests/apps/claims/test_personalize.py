@@ -138,6 +138,23 @@ def test_cells_have_names_of_their_own() -> None:
     assert {cell.recipe for cell in CELLS} - {""} == set(RECIPES)
 
 
+def test_settings_reach_method_and_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(learning, "train", lambda *them: given.append((them[1], them[4])))
+    for name in RECIPES:
+        learning._train(name, "<arrow>", tmp_path)
+    method = {name: found for name, (found, _) in zip(RECIPES, given, strict=True)}
+    training = {name: found for name, (_, found) in zip(RECIPES, given, strict=True)}
+    assert method["perfusion"].key_lock and not method["unlocked"].key_lock
+    assert method["zoodip"].quantize and not method["float"].quantize
+    assert method["zoodip"].nu > method["whole"].nu == 0
+    assert method["uniform"] == method["zoodip"]
+    assert (training["uniform"].timestep_low, training["uniform"].timestep_high) == (0, 1000)
+    assert not {"timestep_low", "timestep_high"} & training["zoodip"].model_fields_set
+
+
 def run(folder: Path, *arguments: object) -> Result:
     where = ["--out", folder / "results", "--work", folder / "cells", "--images", 6]
     words = ["claims", "personalize", *map(str, [*where, *arguments])]
