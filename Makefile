@@ -1,13 +1,14 @@
 # make sample   guided pictures from the shipped model
 # make test     lint, types, tests
-# Both make .venv on the first run and install nothing on later ones.
+# make docs     the documentation as a site in out/docs
+# All make .venv on the first run and install nothing on later ones.
 
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: sample test clean
+.PHONY: sample test docs clean
 
 sample: $(INSTALLED)
 	$(BIN)/diffusteer sample \
@@ -21,6 +22,9 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,10 +51,13 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     Args:
         settings: with prompt, negative_prompt, steps, scheduler, guidance, guidance_config, seed,
             width, height, model and versions.
+
+    The form has no quotes around prompts: spaces and empty lines around them get lost, and a line
+    of them that starts with "Negative prompt:" goes on the one before.
     """
-    lines = [settings["prompt"]]
+    lines = [_prompt(settings["prompt"])]
     if settings["negative_prompt"]:
-        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+        lines.append(f"Negative prompt: {_prompt(settings['negative_prompt'])}")
     fields = {
         "Steps": settings["steps"],
         "Sampler": settings["scheduler"].removesuffix("Scheduler"),
@@ -66,6 +70,10 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     }
     pairs = (f"{key}: {_quoted(value)}" for key, value in fields.items() if value is not None)
     return "\n".join([*lines, ", ".join(pairs)])
+
+
+def _prompt(text: str) -> str:
+    return re.sub(r"\n\s*(?=Negative prompt:)", " ", text.strip())
 
 
 def _cfg_scale(config: Mapping[str, Any] | None) -> float | None:

@@ -22,7 +22,7 @@ MEASURED = {
 
 
 def markdown_table(results: dict[str, Any]) -> str:
-    """The measured parts with their bars, as the README shows them."""
+    """The measured parts with their bars, as the documentation shows them."""
     rows = ["| measured | reached | bar |", "|---|---|---|"]
     for part, text in MEASURED.items():
         if part in results:

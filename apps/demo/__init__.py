@@ -1,0 +1,1 @@
+"""The web demo: compare guidance, soften heads, train a concept, evaluate, in a browser."""

@@ -1,0 +1,122 @@
+"""Requests that no page sends: each gets an answer in one line, and the demo goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from tests.apps.demo.conftest import untidy
+
+# Gradio 6 uses pandas in ways that pandas 4 will drop, and leaves event loops open.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pandas.errors.Pandas4Warning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+RULES = [{"rule": "CFG", "settings": {"scale": 4}}]
+GOOD: dict[str, list[Any]] = {
+    "generate": ["emblem-unet", "a red star", "", RULES, 1, 1, 0, "the model's own"],
+    "compare": [
+        *("emblem-unet", "a red star", "", "methods", ["No guidance", "CFG 4"], None, "1, 2"),
+        *(1, 0, 1, RULES),
+    ],
+    "soften": [
+        *("emblem-unet", "a red star", ["mid_block.attentions.0.transformer_blocks.0.attn1:0"]),
+        *(3, 1, 1, 1, 1, 0),
+    ],
+    "search": [
+        *("emblem-unet", "a red star", "agreement with the prompt (emblem-clip)", 1, 1, 4),
+    ],
+    "train": [[], "emblem-unet", "textual-inversion", "<a>", "star", 1, 0.005, 1, "a {}"],
+    "try_word": ["emblem-unet", "a red star", 0, 4, 0.75, 0.1],
+    "evaluate": ["distribution", [], []],
+    "read_settings": [None],
+}
+WRONG_TEXTS: tuple[Any, ...] = (None, "x" * 3000)
+WRONG: tuple[Any, ...] = (None, "/etc/passwd", 10**12, [[1], {}], {"path": 1})
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    """A program that talks to the demo."""
+    with untidy():
+        client = Client(address, verbose=False)
+        yield client
+        client.close()
+
+
+def ask(client: Client, name: str, values: list[Any]) -> str:
+    """What comes back: the result as text, or the message of the error."""
+    try:
+        return str(client.submit(*values, api_name=f"/{name}").result(timeout=60))
+    except AppError as error:
+        return str(error)
+
+
+def test_the_endpoints_are_these(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {name.removeprefix("/") for name in named} == GOOD.keys()
+
+
+@pytest.mark.parametrize("name", ["generate", "compare"])
+def test_a_good_request_is_answered(client: Client, name: str) -> None:
+    assert "pictures in" in ask(client, name, GOOD[name])
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_wrong_values_get_one_line(client: Client, name: str) -> None:
+    for place, right in enumerate(GOOD[name]):
+        # A textbox makes text of anything, and any text may be a prompt.
+        for wrong in WRONG_TEXTS if isinstance(right, str) else WRONG:
+            values = [*GOOD[name][:place], wrong, *GOOD[name][place + 1 :]]
+            answer = ask(client, name, values)
+            assert "Traceback" not in answer, (values, answer)
+            assert "root:" not in answer
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(Path(__file__).resolve()), "pyproject.toml"])
+def test_files_of_the_machine_are_not_served(address: str, path: str) -> None:
+    for route in ("gradio_api/file=", "file="):
+        answer = httpx.get(f"{address}{route}{path}", follow_redirects=True)
+        assert answer.status_code in (403, 404)
+    wrapped = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    call = httpx.post(f"{address}gradio_api/call/read_settings", json={"data": [wrapped]})
+    event = json.loads(call.text).get("event_id")
+    if event is not None:
+        told = httpx.get(f"{address}gradio_api/call/read_settings/{event}", timeout=60).text
+        assert "event: error" in told
+
+
+def test_uploads_have_a_limit_and_must_be_pictures(
+    client: Client, address: str, tmp_path: Path, photo: Path
+) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(b"0" * 21_000_000)
+    with large.open("rb") as file:
+        answer = httpx.post(f"{address}gradio_api/upload", files={"files": file}, timeout=60)
+    assert answer.status_code == 413
+    wrong = [{"image": handle_file(photo), "caption": None}]
+    told = ask(client, "train", [wrong, *GOOD["train"][1:]])
+    assert "0000.png" not in told and "photo.png is no picture" in told
+
+
+def test_visitors_do_not_see_each_others_pictures(client: Client, address: str) -> None:
+    ask(client, "generate", GOOD["generate"])
+    other = Client(address, verbose=False)
+    with pytest.raises(AppError, match="bring 6 to 500 pictures"):
+        other.predict("prompts", [], [], api_name="/evaluate")
+    with pytest.raises(AppError, match="nothing is learned yet"):
+        other.predict(*GOOD["try_word"], api_name="/try_word")
+    other.close()
+
+
+def test_after_all_that_it_still_draws(client: Client) -> None:
+    assert "1 pictures in" in ask(client, "generate", GOOD["generate"])
