@@ -17,7 +17,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-_REMEMBERED = 64
+_REMEMBERED = 256
 """Encodings of prompts without some word, or with a counterpart, that are kept."""
 
 _TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
