@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
@@ -103,7 +104,16 @@ def test_digest_of_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("RGBA", (10, 20, 30, 0), "png", (10, 20, 30)),
         ("RGBA", (10, 20, 30, 0), "webp", (10, 20, 30)),
         ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
-        ("YCbCr", (76, 85, 255), "tif", (254, 0, 0)),
+        pytest.param(
+            "YCbCr",
+            (76, 85, 255),
+            "tif",
+            (254, 0, 0),
+            marks=pytest.mark.skipif(
+                int(PIL.__version__.split(".")[0]) < 13,
+                reason="Pillow before 13 cannot read the YCbCr TIFF that it writes",
+            ),
+        ),
     ],
 )
 def test_modes(
@@ -113,7 +123,7 @@ def test_modes(
     options: dict[str, Any] = {"lossless": True, "exact": True} if suffix == "webp" else {}
     Image.new(mode, (5, 4), colour).save(path, **options)
     with Image.open(path) as written:
-        assert written.mode in (mode, "RGB")  # older Pillow converts YCbCr as it opens
+        assert written.mode == mode
     image = read_picture(path)
     assert (image.mode, image.size) == ("RGB", (5, 4))
     assert image.getpixel((2, 3)) == expected
