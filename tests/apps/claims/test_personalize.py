@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_a_neighbour_that_takes_after_the_concept_is_a_leak() -> None:
     assert (leaked["leakage"], leaked["concept"], leaked["accuracy"]) == (1, 1, 0)
     lost = values(group, changed(goal, 0, shape="triangle"))
     assert (lost["leakage"], lost["held_out"], lost["accuracy"]) == (0, 0, 1)
+
+
+def test_without_the_word_nothing_counts_as_the_concept() -> None:
+    group = asked("without")
+    (goal,) = group.goals
+    found = values(group, changed(goal, 0, shape="circle"))
+    assert math.isnan(found["identity"]) and math.isnan(found["concept"])
+    assert (found["accuracy"], found["leakage"]) == (0, 0)
 
 
 def test_both_of_two_concepts_count() -> None:
