@@ -70,6 +70,9 @@ def _replaced(config: Any, name: str, setting: str, value: Any) -> Any:
     """A rule's JSON with a setting of every rule of a name at a value."""
     if isinstance(config, Mapping):
         own = {setting: value} if _is(config, name) else {}
+        if own and setting not in config:
+            known = ", ".join(key for key in config if key not in ("rule", "between"))
+            raise ValueError(f"sweep: {name} has no setting {setting!r}; expected one of {known}")
         return {key: _replaced(item, name, setting, value) for key, item in config.items()} | own
     if isinstance(config, list):
         return [_replaced(item, name, setting, value) for item in config]

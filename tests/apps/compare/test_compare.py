@@ -224,7 +224,7 @@ def test_a_sweep_goes_into_nested_rules_and_leaves_others_alone() -> None:
         (["--sweep", "CFG.scale="], "sweep must be such as"),
         (["--sweep", "CFG.scale=two"], "sweep must be such as"),
         (["--sweep", "APG.eta=2"], "sweep 'APG.eta=2': no rule is a APG, found CFG(2)"),
-        (["--sweep", "CFG.scal=2"], "config of CFG: "),
+        (["--sweep", "CFG.scal=2"], "sweep: CFG has no setting 'scal'; expected one of scale"),
         (["--sweep", "CFG.scale=-2"], "scale must be a finite number from 0 up, found -2"),
         (["--rules", "CFG(2)"], "rules must hold at least one and none twice"),
         (["--rules", "CGF(3)"], "unknown name 'CGF'; did you mean CFG?"),
