@@ -22,6 +22,7 @@ from torch import Tensor
 
 from guidance.core.fingerprint import fingerprint, matches
 from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.safetensors_file import read_safetensors, write_safetensors
 
 POSITIONS = ("all", "nonpad")
@@ -97,7 +98,7 @@ class Covariance:
 
     def check(self, pipe: Any, clip_skip: int | None = None) -> None:
         """Raise ValueError unless it is over the encodings of this pipeline."""
-        found = _encoders(Backbone.of(pipe))
+        found = _encoders(backbone_of(pipe))
         same = len(found) == len(self.encoders) and all(map(matches, found, self.encoders))
         if not same:
             raise ValueError(
@@ -173,7 +174,7 @@ def estimate_covariance(
     texts = list(generic_captions() if captions is None else captions)
     if not texts:
         raise ValueError("captions must hold at least one text, found none")
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     total: Tensor | float = 0.0
     for start in range(0, len(texts), batch_size):
         part = texts[start : start + batch_size]

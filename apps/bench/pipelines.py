@@ -23,7 +23,7 @@ from apps.bench.models import KINDS, in_dtype
 from apps.bench.settings import PersonalizeSettings
 from apps.pipelines import load_pipeline, pick_device, pick_dtype
 from personalize.core.artifact import Artifact
-from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.borrowed import modules
 from personalize.core.projections import cross_projections
 
@@ -86,7 +86,7 @@ def pipeline(name: str, settings: PersonalizeSettings) -> Any:
 
 def side(pipe: Any, settings: PersonalizeSettings) -> int:
     """Side in pixels of the pictures to train on and to draw."""
-    own = Backbone.of(pipe).resolution
+    own = backbone_of(pipe).resolution
     on_cpu = pick_device(settings.device).type == "cpu"
     return settings.resolution or (min(own, _SIDE_ON_CPU) if on_cpu else own)
 

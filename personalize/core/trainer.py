@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from personalize.core import checkpoint
 from personalize.core.artifact import Artifact
-from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.borrowed import borrowed, tf32
 from personalize.core.checkpoint import State
 from personalize.core.images import find_items
@@ -68,7 +68,7 @@ def train(
     else:
         pipe = pipe_or_path
         name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     xformers = settings.enable_xformers_memory_efficient_attention
     with (
         StopSignals() as stop,

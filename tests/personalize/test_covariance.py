@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.covariance import Covariance, estimate_covariance, generic_captions
 from tests.tiny import sd, sdxl
 
@@ -20,7 +20,7 @@ def test_it_is_the_mean_over_captions_of_the_sum_over_positions(
     pipe = make()  # type: ignore[operator]
     rows = []
     for text in CAPTIONS:
-        encoded = Backbone.of(pipe).encode([text]).embeds[0].detach().double()
+        encoded = backbone_of(pipe).encode([text]).embeds[0].detach().double()
         tokens = len(pipe.tokenizer(text).input_ids)
         rows += list(encoded if positions == "all" else encoded[:tokens])
     plain = sum(torch.outer(e, e) for e in rows) / len(CAPTIONS)

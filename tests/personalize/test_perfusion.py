@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from personalize.core.artifact import Artifact
 from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.loading import load, unload
 from personalize.core.projections import cross_projections
 from personalize.covariance import Covariance, estimate_covariance
@@ -57,7 +58,7 @@ def _encoding(pipe: Any, word: str) -> Tensor:
     for prompt in PROMPTS:
         before = pipe.tokenizer(prompt.partition("{}")[0], add_special_tokens=False).input_ids
         own = pipe.tokenizer(word, add_special_tokens=False).input_ids
-        embeds = Backbone.of(pipe).encode([prompt.replace("{}", word)]).embeds[0]
+        embeds = backbone_of(pipe).encode([prompt.replace("{}", word)]).embeds[0]
         rows.append(embeds[len(before) + len(own)].detach())
     return torch.stack(rows).mean(0)
 
@@ -198,7 +199,7 @@ def test_a_pause_gives_the_pipeline_back() -> None:
         load(pipe, training.artifact())
         assert torch.equal(sample(pipe), before)
         unload(pipe)
-    again = training.loss(batch(Backbone.of(pipe), 0, PROMPTS))
+    again = training.loss(batch(backbone_of(pipe), 0, PROMPTS))
     training.stop()
     other, _ = _trained(sd())
     torch.testing.assert_close(again, other.loss(batch(other._backbone, 0, PROMPTS)))
@@ -209,7 +210,7 @@ def test_what_is_drawn_is_what_was_trained(tmp_path: Path) -> None:
     """With the gate of training, a loaded file predicts as the training did."""
     pipe = sd()
     training, _ = _trained(pipe)
-    backbone, one = Backbone.of(pipe), batch(Backbone.of(pipe), 0, PROMPTS)
+    backbone, one = backbone_of(pipe), batch(backbone_of(pipe), 0, PROMPTS)
     with torch.no_grad():
         expected = training.loss(one)
     (path,) = training.artifact().save(tmp_path)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from personalize.core.artifact import Artifact
 from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.images import Item
 from personalize.core.loading import load, unload
 from personalize.core.method import Batch, Context, Sizes, Training
@@ -146,7 +147,7 @@ def whole_table(backbone: Backbone, decay: float) -> Tensor:
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_the_vectors_are_those_of_training_the_whole_table(sd: Any, decay: float) -> None:
-    other = Backbone.of(copy.deepcopy(sd))
+    other = backbone_of(copy.deepcopy(sd))
     settings = TextualInversion(TOKEN, "ab", num_vectors=2)
     start = context(sd)
     training = settings.start(start)
@@ -210,7 +211,7 @@ def test_at_the_start_the_word_is_its_initializer(pipe: Any) -> None:
 
 def test_at_the_start_pictures_are_those_of_the_initializer(sd: Any) -> None:
     training = TextualInversion(TOKEN, "a").start(context(sd))
-    with Placeholder(Backbone.of(sd), TOKEN, training.parameters).known():
+    with Placeholder(backbone_of(sd), TOKEN, training.parameters).known():
         ours = drawn(sd, f"my {TOKEN}")
     assert torch.equal(ours, drawn(sd, "my a"))
     assert not torch.equal(ours, drawn(sd, "my b"))
@@ -242,7 +243,7 @@ def test_the_file_loads_in_plain_diffusers(name: str, vectors: int, tmp_path: Pa
             tokenizer=fresh.tokenizer_2,
         )
     with torch.no_grad():
-        assert same(placeholder.encode(prompts), Backbone.of(fresh).encode(prompts))
+        assert same(placeholder.encode(prompts), backbone_of(fresh).encode(prompts))
 
 
 @pytest.mark.parametrize("vectors", [1, 3])

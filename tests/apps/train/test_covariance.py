@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apps.cli import app
-from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.covariance import Covariance, estimate_covariance
 from tests.tiny import sd
 
@@ -30,7 +30,7 @@ def test_it_writes_what_the_function_returns(
     expected = estimate_covariance(pipe, ("red fox", "grey cat"), shrinkage=0.1)
     found = Covariance.load(out)
     assert found.digest == expected.digest
-    found.check(Backbone.of(pipe).pipe)
+    found.check(backbone_of(pipe).pipe)
 
 
 @pytest.mark.parametrize(

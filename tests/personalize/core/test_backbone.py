@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from personalize.core.backbone import Backbone, Conditioning
+from personalize.core.backbone import Conditioning
+from personalize.core.backbones import backbone_of
 from personalize.core.method import Sizes
 from tests import tiny, tiny_families
 
@@ -69,11 +70,11 @@ def same(one: Conditioning, other: Conditioning) -> bool:
 @pytest.mark.parametrize(("name", "side"), [("sd", 2), ("sdxl", 2), ("sd3", 2), ("flux", 4)])
 def test_the_grain_is_what_pipelines_check(name: str, side: int) -> None:
     """VAEs that halve once, patches of one latent, and of two for FLUX."""
-    assert Backbone.of(FAMILIES[name]()).grain == side
+    assert backbone_of(FAMILIES[name]()).grain == side
 
 
 def test_encode_and_predict_are_those_of_the_pipelines_own_call(pipe: Any) -> None:
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     with torch.no_grad():
         ours = backbone.encode(PROMPTS)
     for args, kwargs, output in heard(pipe):
@@ -87,7 +88,7 @@ def test_encode_and_predict_are_those_of_the_pipelines_own_call(pipe: Any) -> No
 
 
 def test_sizes_are_the_time_ids_of_stable_diffusion_xl(sdxl: Any) -> None:
-    backbone = Backbone.of(sdxl)
+    backbone = backbone_of(sdxl)
     sizes = [Sizes((40, 30), (3, 2), (16, 24))] * 2
     call = {"original_size": (40, 30), "crops_coords_top_left": (3, 2), "target_size": (16, 24)}
     (sample, time), _, output = heard(sdxl, **call)[0]
@@ -111,7 +112,7 @@ def test_clip_skip_is_that_of_encode_prompt(name: str, skip: int) -> None:
     else:
         texts = {"sdxl": (PROMPTS,), "sd3": (PROMPTS,) * 3}[name]
         expected = pipe.encode_prompt(*texts, clip_skip=skip)[0]
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     state = dict(vars(pipe.text_encoder))
     embeds = backbone.encode(PROMPTS, clip_skip=skip).embeds
     assert torch.equal(embeds, expected)
@@ -122,11 +123,11 @@ def test_clip_skip_is_that_of_encode_prompt(name: str, skip: int) -> None:
 
 def test_flux_has_no_clip_skip() -> None:
     with pytest.raises(ValueError, match="clip_skip must be None for FLUX"):
-        Backbone.of(flux()).encode(PROMPTS, clip_skip=1)
+        backbone_of(flux()).encode(PROMPTS, clip_skip=1)
 
 
 def test_gradients_pass_through_the_denoiser_and_the_text_encoders(pipe: Any) -> None:
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     conditioning = backbone.encode(PROMPTS)
     shape = (2, backbone.latent_channels, 8, 8)
     prediction = backbone.predict(torch.ones(shape), torch.tensor([7, 900]), conditioning)
@@ -137,7 +138,7 @@ def test_gradients_pass_through_the_denoiser_and_the_text_encoders(pipe: Any) ->
 
 
 def test_predictions_are_in_the_dtype_of_the_denoiser(sd: Any) -> None:
-    backbone = Backbone.of(sd)
+    backbone = backbone_of(sd)
     sd.unet.to(torch.bfloat16)
     conditioning = backbone.encode(["red fox"])
     assert conditioning.embeds.dtype == torch.float32
@@ -146,7 +147,7 @@ def test_predictions_are_in_the_dtype_of_the_denoiser(sd: Any) -> None:
 
 
 def test_latents_are_scaled_and_shifted_as_the_decoder_expects(pipe: Any) -> None:
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     pipe.vae.register_to_config(scaling_factor=0.5, shift_factor=0.25)
     pixels = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
     mean, std = backbone.encode_images(pixels)
@@ -162,7 +163,7 @@ def test_latents_are_standardized_by_channel_where_the_vae_says_so(sdxl: Any) ->
     sdxl.vae.register_to_config(latents_mean=mean, latents_std=std, scaling_factor=0.5)
     pixels = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
     posterior = sdxl.vae.encode(pixels).latent_dist
-    ours, spread = Backbone.of(sdxl).encode_images(pixels)
+    ours, spread = backbone_of(sdxl).encode_images(pixels)
     back = ours * torch.tensor(std).view(1, 4, 1, 1) / 0.5 + torch.tensor(mean).view(1, 4, 1, 1)
     torch.testing.assert_close(back, posterior.mean)
     torch.testing.assert_close(spread * torch.tensor(std).view(1, 4, 1, 1) / 0.5, posterior.std)
@@ -172,7 +173,7 @@ def test_a_float16_vae_that_overflows_encodes_in_float32_and_keeps_its_bits(sdxl
     pixels = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
     sdxl.vae.half()
     before = {name: value.clone() for name, value in sdxl.vae.state_dict().items()}
-    mean, std = Backbone.of(sdxl).encode_images(pixels)
+    mean, std = backbone_of(sdxl).encode_images(pixels)
     after = sdxl.vae.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert {value.dtype for value in after.values()} == {torch.float16}
@@ -182,7 +183,7 @@ def test_a_float16_vae_that_overflows_encodes_in_float32_and_keeps_its_bits(sdxl
 
 
 def test_text_encoders_are_the_clip_ones(pipe: Any) -> None:
-    encoders = Backbone.of(pipe).text_encoders
+    encoders = backbone_of(pipe).text_encoders
     both = type(pipe).__name__.startswith(("StableDiffusionXL", "StableDiffusion3"))
     assert [encoder.key for encoder in encoders] == ["clip_l", "clip_g"][: 1 + both]
     for encoder in encoders:
@@ -194,21 +195,21 @@ def test_text_encoders_are_the_clip_ones(pipe: Any) -> None:
 
 def test_the_resolution_is_that_of_a_call_without_sizes(pipe: Any) -> None:
     steps = {"num_inference_steps": 1, "output_type": "latent"}
-    latents = unpacked(pipe, pipe("red", **steps).images, Backbone.of(pipe).resolution)
-    assert latents.shape[-1] * pipe.vae_scale_factor == Backbone.of(pipe).resolution
+    latents = unpacked(pipe, pipe("red", **steps).images, backbone_of(pipe).resolution)
+    assert latents.shape[-1] * pipe.vae_scale_factor == backbone_of(pipe).resolution
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
     pipe = tiny.sd()
     other = tiny.relative("StableDiffusionImg2ImgPipeline", pipe)
     with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline cannot be trained"):
-        Backbone.of(other)
+        backbone_of(other)
     with pytest.raises(ValueError, match="DiTPipeline cannot be trained: expected one of Stable"):
-        Backbone.of(tiny.dit())
+        backbone_of(tiny.dit())
     with pytest.raises(ValueError, match="takes 9 channels and its VAE gives 4"):
-        Backbone.of(tiny.sd(in_channels=9))
+        backbone_of(tiny.sd(in_channels=9))
     with pytest.raises(ValueError, match="distilled for a few steps"):
-        Backbone.of(tiny.sd(time_cond_proj_dim=8))
+        backbone_of(tiny.sd(time_cond_proj_dim=8))
     pipe.text_encoder = None
     with pytest.raises(ValueError, match="without its text_encoder, which is None"):
-        Backbone.of(pipe)
+        backbone_of(pipe)

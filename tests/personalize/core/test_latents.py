@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.images import find_items
 from personalize.core.latents import Latents, View
 from personalize.core.samples import Samples, seed_of
@@ -37,7 +38,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 
 def make(model: Any, folder: Path, masked: bool = False, resolution: int = 16) -> Latents:
-    return Latents(Backbone.of(model), find_items(folder), resolution, masked)
+    return Latents(backbone_of(model), find_items(folder), resolution, masked)
 
 
 def test_is_what_the_vae_says(model: Any, photo_folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from personalize.core.backbone import Backbone
+from personalize.core.backbones import backbone_of
 from personalize.core.remembered import Remembered
 from personalize.core.tokens import Placeholder, initial_rows
 from tests import tiny, tiny_families, tiny_text
@@ -26,7 +26,7 @@ def sd3() -> tuple[Any, Any]:
 
 
 def _placeholder(pipe: Any) -> Placeholder:
-    backbone = Backbone.of(pipe)
+    backbone = backbone_of(pipe)
     rows = initial_rows(backbone, torch.Generator().manual_seed(0), 2)
     return Placeholder(backbone, "<c>", rows)
 
@@ -88,6 +88,6 @@ def test_it_keeps_the_latest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pipeline_without_t5_has_none() -> None:
-    assert Backbone.of(tiny.sd()).frozen_text_encoders == ()
-    assert Backbone.of(tiny.sdxl()).frozen_text_encoders == ()
-    assert Backbone.of(tiny.sd3()).frozen_text_encoders == ()
+    assert backbone_of(tiny.sd()).frozen_text_encoders == ()
+    assert backbone_of(tiny.sdxl()).frozen_text_encoders == ()
+    assert backbone_of(tiny.sd3()).frozen_text_encoders == ()

@@ -12,6 +12,7 @@ import torch
 
 from personalize.core.artifact import Artifact
 from personalize.core.backbone import Backbone, Conditioning
+from personalize.core.backbones import backbone_of
 from personalize.core.loading import load
 from personalize.core.tokens import (
     Placeholder,
@@ -35,7 +36,7 @@ def frozen(pipe: Any) -> Backbone:
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
-    return Backbone.of(pipe)
+    return backbone_of(pipe)
 
 
 def noise_rows(backbone: Backbone, vectors: int) -> dict[str, torch.Tensor]:
@@ -55,7 +56,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 def added_by_hand(backbone: Backbone, placeholder: Placeholder) -> Backbone:
     """A copy of the pipeline with the words written into its tables and tokenizers."""
     pipe = copy.deepcopy(backbone.pipe)
-    ours = Backbone.of(pipe)
+    ours = backbone_of(pipe)
     for encoder in ours.text_encoders:
         if placeholder.token not in encoder.tokenizer.get_vocab():  # both may share a tokenizer
             encoder.tokenizer.add_tokens(list(placeholder.words))
@@ -265,7 +266,7 @@ def test_rows_that_do_not_fit(sdxl: Any, spoil: Callable[[Any], Any]) -> None:
 
 
 def test_rows_of_a_text_go_round(sd: Any) -> None:
-    (encoder,) = Backbone.of(sd).text_encoders
+    (encoder,) = backbone_of(sd).text_encoders
     ids = sd.tokenizer.convert_tokens_to_ids(["a", "b</w>"])
     assert torch.equal(text_rows(encoder, "ab", 3), encoder.table[[ids[0], ids[1], ids[0]]])
     assert torch.equal(text_rows(encoder, "ab", 1), encoder.table[[ids[0]]])
@@ -274,7 +275,7 @@ def test_rows_of_a_text_go_round(sd: Any) -> None:
 
 
 def test_random_rows_have_the_spread_of_the_table(sd: Any) -> None:
-    (encoder,) = Backbone.of(sd).text_encoders
+    (encoder,) = backbone_of(sd).text_encoders
     encoder.table.mul_(3.0)
     rows = random_rows(encoder, 400, torch.Generator().manual_seed(0))
     assert rows.shape == (400, tiny.WIDTH)
@@ -293,7 +294,7 @@ def test_norm_rules() -> None:
 
 
 def test_nearest_words_are_those_of_the_smallest_angle(sd: Any) -> None:
-    (encoder,) = Backbone.of(sd).text_encoders
+    (encoder,) = backbone_of(sd).text_encoders
     ids = sd.tokenizer.convert_tokens_to_ids(["a</w>", "b</w>", "a"])
     a, b, within = encoder.table[ids]
     row = 5 * a / a.norm() + b / b.norm()
