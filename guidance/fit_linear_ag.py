@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from guidance.cfg import CFG, cfg
+from guidance.core.denoiser import network
 from guidance.core.guide import guide
 from guidance.core.prediction import COND, UNCOND, Step, wide
 from guidance.core.schedule import check_number
-from guidance.core.target import Target, network
+from guidance.core.target import Target
 from guidance.linear_ag import Fit, LinearAG, gram, model_name, solve
 
 

@@ -24,11 +24,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from guidance.core.denoiser import network
 from guidance.core.fingerprint import weights_hash
 from guidance.core.heads import Selectors, check_selectors, resolve
 from guidance.core.rule import Rule
 from guidance.core.schedule import check_number
-from guidance.core.target import Target, network
+from guidance.core.target import Target
 from guidance.head_set import Heads, HeadSet, layers_and_heads
 from guidance.hunting.log import HuntLog
 from guidance.hunting.processes import check_processes, once, place, shared

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from guidance.core.fingerprint import weights_hash
-from guidance.core.heads import SELF, layers_of
+from guidance.core.layers import SELF, layers_of
 
 Head = tuple[str, int]
 """Layer and number of an attention head."""

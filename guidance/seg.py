@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from guidance.core.attention import Attention, intercepted
 from guidance.core.family import Family
-from guidance.core.heads import Layer, Selectors, check_selectors, resolve_layers
+from guidance.core.heads import Selectors, check_selectors, resolve_layers
+from guidance.core.layers import Layer
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import wide
 from guidance.core.schedule import check_number

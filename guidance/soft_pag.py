@@ -36,7 +36,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from guidance.core.attention import Attention, intercepted, mixed_values, shows_values
 from guidance.core.family import Family
-from guidance.core.heads import Layer, Selectors, check_selectors, resolve
+from guidance.core.heads import Selectors, check_selectors, resolve
+from guidance.core.layers import Layer
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import wide
 from guidance.core.schedule import check_number

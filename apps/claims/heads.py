@@ -15,7 +15,8 @@ from apps.claims.settings import EACH
 from apps.hunt.objectives import NamedObjective, load_objective
 from apps.pictures import write_file
 from guidance import HeadSet, SoftPAG, hunt
-from guidance.core.target import Target, network
+from guidance.core.denoiser import network
+from guidance.core.target import Target
 from guidance.head_set import layers_and_heads
 from guidance.hunting.trial import Trial
 

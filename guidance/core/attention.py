@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from guidance.core.heads import Layer
+from guidance.core.layers import Layer
 from guidance.core.perturb import Call
 
 

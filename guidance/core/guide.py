@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from guidance.core.denoiser import network
 from guidance.core.intercept import intercept
 from guidance.core.plan import BATCHINGS
 from guidance.core.rule import Rule
 from guidance.core.run import Run
-from guidance.core.target import Target, network
+from guidance.core.target import Target
 
 
 def guide(

@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import nn
 
+from guidance.core.denoiser import network
 from guidance.core.family import Family, family_of
-from guidance.core.heads import layers_of, resolve_blocks, resolve_layers
-from guidance.core.target import network
+from guidance.core.heads import resolve_blocks, resolve_layers
+from guidance.core.layers import layers_of
 
 _ATTRIBUTES = ("transformer", "unet", "prior", "decoder")
 
 
 @dataclass(frozen=True)
 class ListedLayer:
-    """An attention layer: its name, number of heads, and kind as in ``guidance.core.heads``."""
+    """An attention layer: its name, number of heads, and kind as in ``guidance.core.layers``."""
 
     path: str
     heads: int

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from guidance.core.arguments import Arguments
 from guidance.core.clock import Clock, Tick, prediction_type
+from guidance.core.denoiser import network
 from guidance.core.family import family_of
 from guidance.core.prediction import COND, UNCOND, Branch, Step, limited
 from guidance.core.rule import Rule
 from guidance.core.solver import next_noise_level
-from guidance.core.target import network
 
 
 class RuleGuider(BaseGuidance):

@@ -4,42 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guidance.core.arguments import Arguments
+from guidance.core.denoiser import Denoiser, eager, prediction_of, with_prediction
 from guidance.core.perturb import Call
 from guidance.core.prediction import COND, UNCOND, Branch, limited, perturbed, prompt, weak
-from guidance.core.target import network
 
 BATCHINGS = ("joint", "sequential")
 
 Edit = Callable[[str, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Denoiser:
-    """A network, which may be in the wrapper of torch.compile, and its own, unguided call."""
-
-    module: nn.Module
-    plain: Callable[..., Any]
-
-    @property
-    def model(self) -> nn.Module:
-        """The network itself."""
-        return network(self.module)
-
-    @cached_property
-    def compiled(self) -> bool:
-        """Whether torch.compile runs any part of the network; looked up once in a run."""
-        return any(
-            hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
-            for part in self.module.modules()
-        )
 
 
 class Evaluations:
@@ -141,7 +118,7 @@ class Evaluations:
         arguments = arguments.with_sample(sample)
         if timestep is not None:
             arguments = arguments.with_time(timestep)
-        return _prediction(arguments.call(self._denoiser.plain))
+        return prediction_of(arguments.call(self._denoiser.plain))
 
     def trace(self) -> None:
         """Announce that ``traced`` will be called, so that it shares the conditional evaluation."""
@@ -172,8 +149,8 @@ class Evaluations:
             rest = own.narrow(axis, done, own.shape[axis] - done).to(guided.dtype)
             stacks.append(torch.cat([guided, rest], axis) if rest.numel() else guided)
         if into is None:
-            return _with_prediction(self._form, torch.cat(stacks))
-        _prediction(into).copy_(torch.cat(stacks))
+            return with_prediction(self._form, torch.cat(stacks))
+        prediction_of(into).copy_(torch.cat(stacks))
         return into
 
     def _company(self, branch: Branch) -> Any:
@@ -214,8 +191,8 @@ class Evaluations:
         with torch.enable_grad():
             sample = self.sample.detach().float().requires_grad_()
             output = self._arguments(COND).with_sample(sample).call(self._denoiser.plain)
-            prediction = _prediction(output)
-        self._form = _with_prediction(output, prediction.detach())
+            prediction = prediction_of(output)
+        self._form = with_prediction(output, prediction.detach())
         self._outputs.setdefault(COND, prediction.detach())
         return sample, prediction
 
@@ -230,13 +207,13 @@ class Evaluations:
                 if isinstance(inner, perturbed):
                     call = self._call(arguments, slice(start, start + size), total)
                     if self._denoiser.compiled:
-                        stack.enter_context(_eager())
+                        stack.enter_context(eager())
                     stack.enter_context(inner.by.applied(model, call))
                 elif isinstance(inner, weak):
                     plain = inner.model
                 start += size
             output = arguments.call(plain)
-        return output, _prediction(output)
+        return output, prediction_of(output)
 
     def _call(self, arguments: Arguments, rows: slice, total: int) -> Call:
         family, sample = arguments.family, arguments.sample
@@ -285,25 +262,3 @@ class Evaluations:
         """The rows of a branch as the pipeline sent them."""
         position = self.order.index(branch) * self.images
         return self._original.take(slice(position, position + self.images))
-
-
-def _eager() -> Any:
-    """Compiled code does not notice that hooks came or went."""
-    return torch.compiler.set_stance("force_eager")
-
-
-def _prediction(output: Any) -> Tensor:
-    first = output if isinstance(output, Tensor) else output[0]
-    return torch.stack(tuple(first)) if isinstance(first, list | tuple) else first
-
-
-def _with_prediction(output: Any, prediction: Tensor) -> Any:
-    """An output like another one of the same denoiser, with this prediction in it."""
-    if isinstance(output, Tensor):
-        return prediction
-    value: Any = prediction
-    if isinstance(output[0], list | tuple):
-        value = type(output[0])(prediction)
-    if isinstance(output, tuple):
-        return (value, *output[1:])
-    return type(output)(**{**output, next(iter(output)): value})

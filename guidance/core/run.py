@@ -8,35 +8,27 @@ then g, exactly, for every s.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from guidance.core.arguments import Arguments
-from guidance.core.clock import Clock, Tick, prediction_type
+from guidance.core.clock import Clock, Tick
+from guidance.core.denoiser import Denoiser, network
 from guidance.core.family import Family
 from guidance.core.intercept import Handler
-from guidance.core.plan import Denoiser, Evaluations
-from guidance.core.prediction import (
-    COND,
-    PREDICTION_TYPES,
-    UNCOND,
-    Branch,
-    Step,
-    limited,
-    prompt,
-)
+from guidance.core.plan import Evaluations
+from guidance.core.prediction import COND, UNCOND, Branch, Step, limited, prompt
 from guidance.core.rehearsal import Heard, rehearse_all
 from guidance.core.report import Report
 from guidance.core.rule import Rule, Token
-from guidance.core.solver import next_noise_level
 from guidance.core.start import Starter
-from guidance.core.target import Target, network
-from guidance.core.text import TextFeatures
+from guidance.core.target import Target
 from guidance.core.token import Encoding, PromptToken, flat
+from guidance.core.views import Views, signed
 from guidance.rescale import rescale
 
 
@@ -76,7 +68,7 @@ class Run:
         self.report = Report(repr(rule), target.name, touched)
         self._target, self._batching = target, batching
         self._clock = Clock(lambda: target.scheduler, target.call_count)
-        self._text_features = TextFeatures(target.pipe)
+        self._views = Views(target, self._clock)
         self._memory: dict[Hashable, Any] = {}
         self._networks: dict[nn.Module, Denoiser] = {}
         self._prompts: dict[prompt, Arguments] = {}
@@ -195,7 +187,7 @@ class Run:
             edit if self.rule.conditions else None,
             lambda branch: target.missing_rows(family, branch),
         )
-        step = self._step(tick, denoiser.module, evaluations)
+        step = self._views.step(tick, denoiser.module, evaluations, self._memory)
         step.notes.update(self.starter.notes(tick))
         if (token := self.rule.token) is not None and self.rule.active(step):
             evaluations.rewrite(self.rule.rewrite(step, self._prompt_token(token, evaluations)))
@@ -205,7 +197,7 @@ class Run:
         waits = family.separate and not target.without_guidance()
         if waits and any(_source(branch) == UNCOND for branch in needs):
             evaluations.prepare(branch for branch in needs if _source(branch) != UNCOND)
-            answer = evaluations.answer(self._signed(family, step.evaluate(COND)).clone())
+            answer = evaluations.answer(signed(family, step.evaluate(COND)).clone())
             self._turn = _Turn(arguments, answer, step, tick, evaluations)
             return answer
         evaluations.prepare(needs)
@@ -230,77 +222,9 @@ class Run:
         guided = self._guided(family, step)
         self.report.add(turn.tick, step, self.rule.active_names(step), evaluations.spent)
         if family.copies and step.guidance_scale is not None:
-            cond = self._signed(family, step.evaluate(COND))
+            cond = signed(family, step.evaluate(COND))
             return evaluations.answer(cond + (cond - guided) / (step.guidance_scale - 1))
         return evaluations.answer(guided, into=turn.answer)
-
-    def _step(self, tick: Tick, model: nn.Module, evaluations: Evaluations) -> Step:
-        target, family = self._target, self._target.denoisers[model]
-        axis, x = family.channels, evaluations.sample
-        kind = family.predicts or prediction_type(target.scheduler)
-        if kind not in PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, found {kind!r}"
-            )
-        scheduler, eta = target.scheduler, target.setting("eta") or 0.0
-        native = family.native
-
-        def guided(output: Tensor) -> Tensor:
-            size = family.guided or min(output.shape[axis], x.shape[axis])
-            shared = output.narrow(axis, 0, size)
-            return self._signed(family, shared.float() if family.float32 else shared)
-
-        def evaluate(branch: Branch) -> Tensor:
-            return guided(evaluations.output(branch))
-
-        def traced() -> tuple[Tensor, Tensor]:
-            sample, output = evaluations.traced()
-            with torch.enable_grad():
-                return sample, guided(output)
-
-        def at(share: float) -> Step:
-            there = self._clock.at(share)
-
-            def denoise(sample: Tensor, text: Mapping[str, Tensor] | None = None) -> Tensor:
-                return guided(evaluations.denoised(sample, there.timestep, text))
-
-            return replace(
-                step,
-                timestep=there.timestep,
-                alpha=there.alpha,
-                sigma=there.sigma,
-                denoise=denoise,
-            )
-
-        step = Step(
-            index=tick.index,
-            count=tick.count,
-            timestep=tick.timestep,
-            alpha=tick.alpha,
-            sigma=tick.sigma,
-            x=x,
-            channels=axis,
-            prediction_type=kind,
-            scheduler=type(scheduler).__name__,
-            evaluator=evaluate,
-            prepare=evaluations.prepare,
-            denoise=lambda sample, text=None: guided(evaluations.denoised(sample, text=text)),
-            traced=traced,
-            at=at,
-            after=self._clock.after,
-            next_level=lambda: next_noise_level(scheduler, tick.timestep, tick.position, eta),
-            guidance_scale=target.scale(model),
-            prompts=target.prompts(evaluations.images),
-            text_features=self._text_features,
-            native=native and (lambda u, c, w: native(u, c, w, target.setting)),
-            memory=self._memory,
-        )
-        return step
-
-    @staticmethod
-    def _signed(family: Family, tensor: Tensor) -> Tensor:
-        """A prediction in the sign that the scheduler takes, or back."""
-        return -tensor if family.negated else tensor
 
     def _guided(self, family: Family, step: Step) -> Tensor:
         """The rule's prediction, and the rescaling that the pipeline's own call asks for."""
@@ -314,7 +238,7 @@ class Run:
         if family.divides:
             guided = guided + (guided == 0) * max(torch.finfo(guided.dtype).tiny, 1e-18)
         phi = self._target.setting("guidance_rescale")
-        return self._signed(family, rescale(guided, cond, phi or 0.0).to(cond.dtype))
+        return signed(family, rescale(guided, cond, phi or 0.0).to(cond.dtype))
 
 
 def _source(branch: Branch) -> Branch:

@@ -10,6 +10,7 @@ from torch import nn
 
 from guidance.core import families  # noqa: F401  fills the table
 from guidance.core.arguments import Arguments
+from guidance.core.denoiser import network
 from guidance.core.family import Family, family_of, known_families
 
 _FRAME_TIMES = "each of its frames has a time of its own"
@@ -201,11 +202,6 @@ class Target:
             sample = sample.narrow(family.channels, 0, family.guided)
         first, *others = sample.chunk(len(family.order))
         return bool(others) and all(torch.equal(first, other) for other in others)
-
-
-def network(denoiser: Any) -> Any:
-    """The denoiser itself, without the wrapper of torch.compile."""
-    return getattr(denoiser, "_orig_mod", denoiser)
 
 
 def _refuse_class(item: Any) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from guidance import CFG, COND, Rule, Step, cosine, guide, parse_rule
 from guidance.core.attention import Attention
-from guidance.core.heads import layers_of, resolve_layers
+from guidance.core.heads import resolve_layers
+from guidance.core.layers import layers_of
 from guidance.core.prediction import Branch
 from guidance.seg import SEG
 from guidance.soft_pag import JOINT_MODES, PAG, Softened, SoftPAG, perturb, soften

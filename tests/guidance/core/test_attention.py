@@ -16,7 +16,8 @@ from guidance import guide
 from guidance.core import attention
 from guidance.core.attention import Attention, intercepted, mixed_values, shows_values
 from guidance.core.family import family_of
-from guidance.core.heads import layers_of, resolve_layers
+from guidance.core.heads import resolve_layers
+from guidance.core.layers import layers_of
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.target import Target
 from guidance.soft_pag import PAG, Softened, SoftPAG

@@ -18,11 +18,11 @@ from guidance.core.heads import (
     check_selectors,
     default_blocks,
     default_layers,
-    layers_of,
     resolve,
     resolve_blocks,
     resolve_layers,
 )
+from guidance.core.layers import layers_of
 from tests import tiny_families
 from tests.guidance import bare
 
