@@ -14,18 +14,11 @@ from guidance.core.family import Family, register_family
 from guidance.core.guide import guide
 from guidance.core.guider import from_guider, to_guider
 from guidance.core.inspect import Inspection, inspect
+from guidance.core.kinds import Conditioning, Correction, Direction, Starting
 from guidance.core.perturb import Call, Perturbation, PerturbedDirection
 from guidance.core.prediction import COND, UNCOND, Step, limited, perturbed, prompt, weak
 from guidance.core.report import Record, Report
-from guidance.core.rule import (
-    Conditioning,
-    Correction,
-    Direction,
-    Rule,
-    Start,
-    Starting,
-    Token,
-)
+from guidance.core.rule import Rule, Start, Token
 from guidance.core.run import Run
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import (

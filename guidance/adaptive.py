@@ -33,8 +33,9 @@ from torch import Tensor, nn
 from guidance.cfg import CFG
 from guidance.core.chain import Chain
 from guidance.core.family import Family
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, UNCOND, Branch, Step, limited, prompt, wide
-from guidance.core.rule import Direction, Rule, Start, Token
+from guidance.core.rule import Rule, Start, Token
 from guidance.core.schedule import Scale, check_number
 from guidance.core.token import PromptToken
 

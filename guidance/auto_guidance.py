@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from guidance.core.clock import prediction_type
 from guidance.core.family import Family
 from guidance.core.heads import check_selectors
+from guidance.core.kinds import Direction
 from guidance.core.perturb import Perturbation
 from guidance.core.prediction import COND, Branch, Step, per_sample, perturbed, weak, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 from guidance.core.weaker import Weaker, WithoutAdapters, check_fit, denoiser_of, load
 from guidance.skip_layers import Skipped

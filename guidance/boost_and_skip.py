@@ -27,7 +27,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guidance.core.rule import Start, Starting
+from guidance.core.kinds import Starting
+from guidance.core.rule import Start
 from guidance.core.schedule import check_number
 
 

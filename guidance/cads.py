@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from guidance.core.family import Family
+from guidance.core.kinds import Conditioning
 from guidance.core.noise import own_generators
 from guidance.core.prediction import Step, wide
-from guidance.core.rule import Conditioning
 from guidance.core.schedule import check_number
 
 

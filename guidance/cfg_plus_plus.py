@@ -31,8 +31,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from guidance.cfg import cfg
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, UNCOND, Branch, Step
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 
 

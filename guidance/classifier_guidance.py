@@ -30,8 +30,8 @@ from torch import Tensor
 
 from guidance.core.classes import class_of
 from guidance.core.gradient import finite_rows, gradient
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, MIN_SIGNAL, Step, per_sample, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 from guidance.evaluators.protocol import Classifier
 

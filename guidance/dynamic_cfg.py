@@ -38,8 +38,8 @@ import torch
 from torch import Tensor
 
 from guidance.cfg import CFG, cfg
+from guidance.core.kinds import Direction
 from guidance.core.prediction import Branch, Step
-from guidance.core.rule import Direction
 from guidance.core.schedule import check_number
 from guidance.evaluators.agreement import CHOSEN
 from guidance.evaluators.panel import Panel, check_scores

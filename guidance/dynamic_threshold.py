@@ -22,8 +22,8 @@ from math import floor as round_down
 import torch
 from torch import Tensor
 
+from guidance.core.kinds import Correction
 from guidance.core.prediction import Step, wide
-from guidance.core.rule import Correction
 from guidance.core.schedule import check_number
 
 

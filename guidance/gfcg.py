@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from guidance.auto_guidance import AutoGuidance
 from guidance.core.classes import Text, check_classes, class_of, renamed
 from guidance.core.family import Family
+from guidance.core.kinds import Direction
 from guidance.core.perturb import push_away
 from guidance.core.prediction import COND, Branch, Step, prompt, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_number, check_scale, scale_at
 from guidance.evaluators.protocol import Classifier
 

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from guidance.cfg import cfg
 from guidance.core.family import Family
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, UNCOND, Branch, Step, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import check_number
 
 _HISTORY = "LinearAG: history"

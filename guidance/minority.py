@@ -30,8 +30,8 @@ from torch import Tensor
 
 from guidance.classifier_guidance import check_target, classifier_guidance, log_p, targets_of
 from guidance.core.gradient import finite_rows, gradient
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, MIN_SIGNAL, Step, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 from guidance.evaluators.trained import NoisyClassifier
 

@@ -32,9 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from guidance.core.gradient import finite_rows
+from guidance.core.kinds import Conditioning
 from guidance.core.noise import noise_like, own_generators
 from guidance.core.prediction import MIN_SIGNAL, Step, wide
-from guidance.core.rule import Conditioning, Token
+from guidance.core.rule import Token
 from guidance.core.schedule import check_number
 from guidance.core.token import PromptToken
 

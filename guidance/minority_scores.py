@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from guidance.core.guide import guide
+from guidance.core.kinds import Direction
 from guidance.core.noise import generator_of, noise_like
 from guidance.core.prediction import Branch, Step, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import check_number
 from guidance.evaluators.decoded import decoder
 from guidance.minority import Distance, check_distance, minority_score

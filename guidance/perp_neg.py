@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from guidance.cfg import CFG
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, UNCOND, Branch, Step, per_sample, prompt, wide
-from guidance.core.rule import Direction
 from guidance.core.scaled import guidance_scale
 from guidance.core.schedule import Scale, check_number, check_scale
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guidance.core.kinds import Correction
 from guidance.core.prediction import COND, Step, wide
-from guidance.core.rule import Correction
 from guidance.core.schedule import check_number
 
 

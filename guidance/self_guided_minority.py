@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 
 from guidance.core.gradient import finite_rows, slope_of
+from guidance.core.kinds import Direction
 from guidance.core.noise import noise_like, own_generators
 from guidance.core.prediction import MIN_SIGNAL, Step, per_sample, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_number, check_scale, scale_at
 from guidance.minority import check_distance, minority_score
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from guidance.core.family import Family
+from guidance.core.kinds import Conditioning, Correction, Direction, Starting
 from guidance.core.prediction import COND, Branch, Step, prompt, wide
-from guidance.core.rule import Conditioning, Correction, Direction, Rule, Start, Starting, Token
+from guidance.core.rule import Rule, Start, Token
 
 if TYPE_CHECKING:
     from guidance.core.token import PromptToken

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, UNCOND, Branch, Step
-from guidance.core.rule import Direction, Rule
+from guidance.core.rule import Rule
 
 _STARTED = "from_guider: started"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from guidance.core.family import Family
+from guidance.core.kinds import Direction
 from guidance.core.prediction import COND, Branch, Step, per_sample, perturbed, wide
-from guidance.core.rule import Direction
 from guidance.core.schedule import Scale, check_scale, scale_at
 
 

@@ -1,10 +1,4 @@
-"""What a guidance method is to the engine: settings, the branches it needs, and a pure combination.
-
-A ``Direction`` turns branch predictions into a guided prediction; a ``Correction`` changes what the
-directions of a chain gave; a ``Conditioning`` changes the embedded prompt before all of that, and a
-``Starting`` the noise that a run starts from. Write a method as a frozen dataclass with
-``repr=False``.
-"""
+"""What a guidance method is to the engine: settings, branches to evaluate, a pure combination."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from torch import Tensor, nn
 from guidance.core.config import Part, decode, encode
 from guidance.core.family import Family
 from guidance.core.interval import FractionInterval, Interval, SigmaInterval
-from guidance.core.prediction import COND, Branch, Step, prompt
+from guidance.core.prediction import Branch, Step, prompt
 
 if TYPE_CHECKING:
     from guidance.core.chain import Chain
@@ -258,59 +252,3 @@ def _shown(value: object) -> str:
 
 def _is_default(item: Any, value: object) -> bool:
     return item.default is not MISSING and item.default == value
-
-
-class Direction(Rule):
-    """A method that moves the prediction away from the conditional one."""
-
-    def guide(self, step: Step) -> Tensor:
-        """Guided prediction in the model's own space, ``(B, ...)``."""
-        raise NotImplementedError
-
-    def predict(self, step: Step) -> Tensor:
-        return self.guide(step) if self.active(step) else step.evaluate(COND)
-
-
-class Conditioning(Rule):
-    """A method that changes the embedded prompt by ``condition``, and leaves predictions alone."""
-
-    def predict(self, step: Step) -> Tensor:
-        return step.evaluate(COND)
-
-
-class Starting(Rule):
-    """A method that changes the ``start`` of runs, and leaves embeddings and predictions alone."""
-
-    @property
-    def starts(self) -> bool:
-        return True
-
-    def active(self, step: Step) -> bool:
-        return self.starts and step.index == 0
-
-    def predict(self, step: Step) -> Tensor:
-        return step.evaluate(COND)
-
-    def between(
-        self,
-        start: float | None = None,
-        stop: float | None = None,
-        *,
-        sigma: tuple[float, float] | None = None,
-    ) -> Rule:
-        raise ValueError(
-            f"between: {self!r} acts at the start of a run and nowhere else; limit the other rules "
-            "before you add it to them"
-        )
-
-
-class Correction(Rule):
-    """A method that changes a guided prediction; alone, it acts on the conditional one."""
-
-    def correct(self, step: Step, guided: Tensor) -> Tensor:
-        """Corrected prediction in the model's own space, ``(B, ...)``."""
-        raise NotImplementedError
-
-    def predict(self, step: Step) -> Tensor:
-        cond = step.evaluate(COND)
-        return self.correct(step, cond) if self.active(step) else cond

@@ -9,8 +9,9 @@ from typing import Any
 
 from guidance.core.chain import Chain
 from guidance.core.config import Part
+from guidance.core.kinds import Conditioning, Correction, Direction, Starting
 from guidance.core.perturb import PerturbedDirection
-from guidance.core.rule import Conditioning, Correction, Direction, Rule, Starting
+from guidance.core.rule import Rule
 from guidance.core.scaled import ScaledDirection
 from guidance.core.schedule import Schedule
 
