@@ -19,9 +19,10 @@ from apps.evaluate.pictures.processes import Processes
 from apps.generate import Call, Job, generate
 from apps.pictures import COLUMNS, Row, contact_sheet, thumbnail, write_file, write_png
 from apps.pipelines import cut_tokens, load_pipeline, model_name
+from apps.rules import read_rule, rule_settings, without_folders
 from apps.schedulers import set_scheduler
 from apps.settings import DrawSettings, SampleSettings
-from guidance import Rule, guide, parse_rule
+from guidance import guide
 from personalize import load
 from personalize.core.loading import loaded
 
@@ -54,7 +55,7 @@ def sample(settings: SampleSettings, on_progress: OnProgress | None = None) -> S
     Raises:
         ValueError, TypeError: a setting that cannot be carried out; nothing is written then.
     """
-    rule = parse_rule(settings.guidance) if settings.guided else None
+    rule = read_rule(settings.guidance) if settings.guided else None
     processes = Processes(settings.device)
     out = settings.out or processes.once(new_folder)
     check_writable(out)
@@ -113,7 +114,8 @@ def sample(settings: SampleSettings, on_progress: OnProgress | None = None) -> S
             write_file(out / "metadata.jsonl", _metadata(files, jobs))
         cells = [Row(jobs[row[0]].prompt, [_thumbnail(files[n]) for n in row]) for row in rows]
         write_png(sheet, contact_sheet(cells))
-        write_file(report_file, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        write_file(report_file, without_folders(text).encode())
     return SampleResult(tuple(files), sheet, report_file, content)
 
 
@@ -166,14 +168,6 @@ def common_settings(pipe: Any, settings: DrawSettings) -> dict[str, Any]:
         "device": pipe.device.type,
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "versions": {package: version(package) for package in packages},
-    }
-
-
-def rule_settings(rule: Rule | None) -> dict[str, Any]:
-    """The rule of a picture, as metadata has it; None for a picture without guidance."""
-    return {
-        "guidance": repr(rule) if rule else "none",
-        "guidance_config": rule.to_config() if rule else None,
     }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidance import Rule, parse_rule
+from apps.rules import read_rule
+from guidance import Rule
 
 if TYPE_CHECKING:
     from apps.claims.measure import Bench
@@ -76,7 +77,7 @@ class Cell:
 
     def build(self, material: Material) -> Rule:
         """The rule for a batch."""
-        return self.make(material) if self.make else parse_rule(self.rule)
+        return self.make(material) if self.make else read_rule(self.rule)
 
 
 def short(model: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from apps.claims.cells import Cell, short
-from apps.claims.networks import listening
 
 TEXTURES = "emblem-evaluators/classifier"
 """Tells the texture of a prediction of x0."""
@@ -24,7 +23,6 @@ def classes(model: str, name: str, rule: str, steps: int, *networks: str, **chan
         model=model,
         prompts="full",
         steps=steps,
-        make=listening(rule, networks) if networks else None,
         networks=networks,
         **changes,
     )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from apps.claims.cells import Cell, short
 from apps.claims.measure import CALL
-from apps.claims.networks import listening
 from guidance.minority_scores import OfPictures, minority_scores
 
 MEASURES = ("rarity", "rare", "rare_of_number", "double", "unknown")
@@ -48,7 +47,6 @@ def minority(model: str, prompts: str, rule: str, strength: float, *networks: st
         baseline=base.name,
         series=name,
         knobs={"strength": strength},
-        make=listening(text, networks) if networks else None,
         measures=MEASURES,
         networks=networks,
     )

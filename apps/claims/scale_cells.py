@@ -11,7 +11,6 @@ from torch import Tensor
 
 from apps.claims.cells import Cell, short
 from apps.claims.measure import Bench
-from apps.claims.networks import listening
 from apps.claims.requests import likelihood
 from apps.claims.settings import EACH
 from apps.claims.store import Measured
@@ -77,7 +76,6 @@ def dynamic(model: str, prompts: str, mean: float, judges: Sequence[str]) -> Cel
         rule=rule,
         baseline=f"scales-{short(model)}-{prompts}-{mean:g}",
         series=f"dynamic: {', '.join(judges)}",
-        make=listening(rule, networks),
         networks=networks,
         beside=partial(_scales, static(model, prompts, 1)),
     )

@@ -23,6 +23,7 @@ from apps.emblem.score import Scorer, judge
 from apps.emblem.world import parse
 from apps.generate import Job, generate
 from apps.pictures import write_file, write_png
+from apps.rules import rule_settings
 from apps.sample import (
     OnProgress,
     call_of,
@@ -30,7 +31,6 @@ from apps.sample import (
     common_settings,
     new_folder,
     open_pipeline,
-    rule_settings,
 )
 from apps.shipped import shipped
 from guidance import CFG, guide

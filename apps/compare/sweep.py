@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from apps.rules import read_rule, without_folders
 from apps.settings import is_guided
-from guidance import Rule, parse_rule
+from guidance import Rule
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def variants(rules: Sequence[str], sweep: str | None = None) -> list[Variant]:
     Raises:
         ValueError: a rule or the sweep cannot be read, or no rule has the setting.
     """
-    plain = [Variant(text, parse_rule(text) if is_guided(text) else None) for text in rules]
+    plain = [Variant(text, read_rule(text) if is_guided(text) else None) for text in rules]
     if sweep is None:
         return plain
     place, equals, values = sweep.partition("=")
@@ -57,7 +58,7 @@ def _swept(variant: Variant, name: str, setting: str, values: Sequence[Any]) -> 
         return []
     config = variant.rule.to_config()
     made = [Rule.from_config(_replaced(config, name, setting, value)) for value in values]
-    return [Variant(repr(rule), rule) for rule in made]
+    return [Variant(without_folders(repr(rule)), rule) for rule in made]
 
 
 def _mentions(config: Any, name: str) -> bool:

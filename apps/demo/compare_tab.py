@@ -13,7 +13,7 @@ from apps.demo.comparing import METHODS, MOST_ROWS, CompareRequest, sweepable
 from apps.demo.drawing import Drawn, drawing
 from apps.demo.forms import MAX_SEED, StackForm, checked
 from apps.demo.generate_tab import EXAMPLES, Fields, warn_of_cut
-from apps.demo.metadata import settings_of, without_folders
+from apps.demo.metadata import settings_of
 from apps.demo.model import Model, Models
 from apps.demo.page import empty, progress, run_on_click, spoken, status
 from apps.demo.session import Session, Sessions
@@ -21,6 +21,7 @@ from apps.demo.stack import build
 from apps.demo.table import Line, table, write
 from apps.demo.watch import Stopped
 from apps.generate import Job
+from apps.rules import without_folders
 from guidance import Rule
 
 KINDS = (("Methods", "methods"), ("One setting of my rules, at several values", "setting"))

@@ -13,10 +13,10 @@ from apps.demo.controls import offers
 from apps.demo.forms import DrawRequest, Request, checked
 from apps.demo.model import OWN_SCHEDULER, Model, Models
 from apps.demo.stack import build
-from apps.sample import common_settings, rule_settings
+from apps.rules import rule_settings
+from apps.sample import common_settings
 from apps.schedulers import DIFFUSION
 from apps.settings import DrawSettings
-from apps.shipped import shipped, shipped_names
 from guidance import Rule
 
 
@@ -29,15 +29,7 @@ def settings_of(request: Request, model: Model, rule: Rule | None) -> dict[str, 
         steps=request.steps,
     )
     common = common_settings(model.pipe, settings) | rule_settings(rule)
-    named: dict[str, Any] = json.loads(without_folders(json.dumps(common)))
-    return {"prompt": request.prompt} | named
-
-
-def without_folders(text: str) -> str:
-    """A text with the names of shipped models in place of their folders."""
-    for name in shipped_names():
-        text = text.replace(str(shipped(name)), name)
-    return text
+    return {"prompt": request.prompt} | common
 
 
 def read_request(path: str | Path, models: Models) -> DrawRequest:

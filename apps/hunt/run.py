@@ -7,8 +7,9 @@ from apps.generate import Call
 from apps.hunt.objectives import load_objective
 from apps.hunt.settings import HuntSettings
 from apps.pipelines import load_pipeline
+from apps.rules import read_rule
 from apps.sample import check_writable
-from guidance import HeadSet, hunt, parse_rule
+from guidance import HeadSet, hunt
 from guidance.head_hunter import OnProgress
 
 
@@ -18,7 +19,7 @@ def run(settings: HuntSettings, on_progress: OnProgress | None = None) -> HeadSe
     Raises:
         ValueError, TypeError: a setting that cannot be carried out; nothing is written then.
     """
-    rule = parse_rule(settings.guidance) if settings.guided else None
+    rule = read_rule(settings.guidance) if settings.guided else None
     for folder in (settings.out.parent, settings.work):
         check_writable(folder)
     processes = Processes(settings.device)
