@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def fit_linear_ag(
     generator: torch.Generator | None = None,
     ridge: float = 1e-6,
     call: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> LinearAG:
     """Fit and save coefficients on images made with full guidance, one for each prompt.
 
@@ -54,6 +55,7 @@ def fit_linear_ag(
         generator: source of the initial noise; None for the pipeline's own choice.
         ridge: see ``solve``.
         call: further arguments of the pipeline's call, such as the size of the image.
+        on_progress: called with the number of finished prompts and of all.
 
     Returns:
         The fitted rule.
@@ -75,12 +77,14 @@ def fit_linear_ag(
         **(call or {}),
     }
     products: Any = 0.0
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts, 1):
         recorder = _Recorder(scale)
         with guide(pipe, recorder) as run:
             pipe([prompt], **settings)
         times, conds, unconds = zip(*recorder.records, strict=True)
         products = products + gram(torch.stack(conds), torch.stack(unconds))
+        if on_progress is not None:
+            on_progress(number, len(prompts))
     Fit(
         model=model_name(network(model)),
         scheduler=type(pipe.scheduler).__name__,

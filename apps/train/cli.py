@@ -15,6 +15,7 @@ from apps.options import AsJson, Device, Dtype, Model, Verbose
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL
 from apps.train.covariance import covariance
+from apps.train.linear_ag import linear_ag
 from apps.train.masks_cli import masks
 from apps.train.minority_cli import minority
 from apps.train.personalize import add_to
@@ -39,6 +40,7 @@ def train() -> None:
 
 app.command()(minority)
 app.command()(covariance)
+app.command()(linear_ag)
 app.command()(masks)
 add_to(app)
 

@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "evaluate report": "a.json --out report",
     "train minority": "--data data --out out",
     "train covariance": "--out c.safetensors",
+    "train linear-ag": "--prompts {file} --scale 4",
     "train masks": "--train_data_dir photos --super_category cat",
     "train textual-inversion": "--train_data_dir photos --output_dir out",
     "train perfusion": "--train_data_dir photos --output_dir out",

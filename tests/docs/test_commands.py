@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from guidance import parse_rule
+from guidance.linear_ag import Fit
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, read
 
 PROGRAMS = {
@@ -77,7 +78,9 @@ def test_wrong_options_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         )
 
 
-def test_rules_of_commands_can_be_read() -> None:
+def test_rules_of_commands_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Fit("", "", 4.0, 1, (1,), (0.0,), 1, ((1.0,),)).save("linear-ag.json")
     rules = [words[words.index("--guidance") + 1] for words in commands() if "--guidance" in words]
     assert len(rules) > 8
     for rule in set(rules) - {"none", "1"}:
