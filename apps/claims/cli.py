@@ -107,10 +107,10 @@ def personalize(
     Each method is trained on each concept in a process of its own, some minutes in all; what was
     learned is kept beside the finished cells.
     """
-    from apps.claims.settings import ClaimsSettings
+    from apps.claims.settings import PersonalizeSettings
 
     with one_line_errors(verbose, _STOPPED):
-        settings = ClaimsSettings(images=images, seed=seed, only=only, out=out, work=work)
+        settings = PersonalizeSettings(images=images, seed=seed, only=only, out=out, work=work)
         if not verbose:
             quiet()
         from apps.claims.concepts import MEASURES

@@ -18,7 +18,7 @@ from apps.claims.personal_cells import CELLS, PersonalCell
 from apps.claims.personal_figures import draw_figures, draw_pictures
 from apps.claims.results import machine, write_results
 from apps.claims.run import OnProgress, chosen, shown
-from apps.claims.settings import ClaimsSettings
+from apps.claims.settings import PersonalizeSettings
 from apps.claims.store import Measured, Store
 from apps.emblem.score import Scorer
 from apps.evaluate.numbers.intervals import RESAMPLES, means, resamples
@@ -51,7 +51,7 @@ class Personal:
         settings: seed, pictures of a cell, and folders.
     """
 
-    def __init__(self, settings: ClaimsSettings) -> None:
+    def __init__(self, settings: PersonalizeSettings) -> None:
         self.settings = settings
         self.store = Store(settings.work)
         self.scorer = Scorer.from_pretrained(shipped("emblem-classifier"))
@@ -59,7 +59,7 @@ class Personal:
         self.groups = cache(self._groups)
 
     def _groups(self, prompts: str) -> dict[str, Group]:
-        return PROMPTS[prompts](self.settings.images // 6, self.settings.seed)
+        return PROMPTS[prompts](self.settings.images // self.settings.unit, self.settings.seed)
 
     def learned(self, cell: PersonalCell, group: Group) -> list[Learned]:
         """What the cell loads for a group, trained if it was not; nothing for the model itself."""
@@ -179,7 +179,9 @@ def _mean(values: list[float] | list[int]) -> float | None:
     return round(sum(values) / len(values), 1) if values else None
 
 
-def measure_personalize(settings: ClaimsSettings, on_progress: OnProgress) -> list[dict[str, Any]]:
+def measure_personalize(
+    settings: PersonalizeSettings, on_progress: OnProgress
+) -> list[dict[str, Any]]:
     """Learn and draw what is not finished, write the files of all that is, return the rows.
 
     Args:
@@ -190,8 +192,6 @@ def measure_personalize(settings: ClaimsSettings, on_progress: OnProgress) -> li
     Raises:
         ValueError: a setting that cannot be carried out.
     """
-    if settings.images % 6:
-        raise ValueError(f"images must be a multiple of 6, found {settings.images}")
     wanted = chosen(CELLS, settings.only)
     check_writable(settings.out)
     check_writable(settings.work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 EACH = 2
 """Pictures of each request."""
@@ -14,7 +15,7 @@ class ClaimsSettings:
     """What to measure.
 
     Attributes:
-        images: pictures in each cell, at least 4 and even.
+        images: pictures in each cell, a multiple of ``unit`` and at least ``least``.
         seed: of prompts and noise, from 0.
         only: regular expression; cells whose name holds no match are not measured.
         out: folder of the results.
@@ -24,6 +25,9 @@ class ClaimsSettings:
         ValueError: a setting is out of its range.
     """
 
+    unit: ClassVar[int] = EACH
+    least: ClassVar[int] = 2 * EACH
+
     images: int = 512
     seed: int = 0
     only: str | None = None
@@ -31,9 +35,18 @@ class ClaimsSettings:
     work: Path = Path("runs/claims-guidance")
 
     def __post_init__(self) -> None:
-        if self.images < 2 * EACH or self.images % EACH:
+        if self.images < self.least or self.images % self.unit:
             raise ValueError(
-                f"images must be a multiple of {EACH} from {2 * EACH} up, found {self.images}"
+                f"images must be a multiple of {self.unit} from {self.least} up, found "
+                f"{self.images}"
             )
         if self.seed < 0:
             raise ValueError(f"seed must be a whole number from 0 up, found {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalizeSettings(ClaimsSettings):
+    """What to measure of methods that learn: each of six concepts gets as many pictures."""
+
+    unit: ClassVar[int] = 6
+    least: ClassVar[int] = 6

@@ -116,6 +116,7 @@ def test_only_measures_what_matches_and_keeps_the_rest(made: Path) -> None:
     ("wrong", "words"),
     [
         (["--images", "5"], "images must be a multiple of 2 from 4 up, found 5"),
+        (["--images", "2"], "images must be a multiple of 2 from 4 up, found 2"),
         (["--images", "many"], "'--images'"),
         (["--seed", "-1"], "seed must be a whole number from 0 up, found -1"),
         (["--only", "("], "only must be a regular expression, found '('"),

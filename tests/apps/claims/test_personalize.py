@@ -252,7 +252,9 @@ def test_plots_and_pictures_are_drawn(made: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", 8], "images must be a multiple of 6, found 8"),
+        (["--images", 7], "images must be a multiple of 6 from 6 up, found 7"),
+        (["--images", 8], "images must be a multiple of 6 from 6 up, found 8"),
+        (["--images", 0], "images must be a multiple of 6 from 6 up, found 0"),
         (["--only", "dreambooth"], "only='dreambooth' matches no cell"),
     ],
 )
