@@ -52,8 +52,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         settings: with prompt, negative_prompt, steps, scheduler, guidance, guidance_config, seed,
             width, height, model and versions.
 
-    The form has no quotes around prompts: spaces and empty lines around them get lost, and a line
-    of them that starts with "Negative prompt:" goes on the one before.
+    The form has no quotes around prompts: spaces and empty lines around them get lost, and in them
+    a space goes before the colon of "Negative prompt:", and of "Steps:" at the start of a line.
     """
     lines = [_prompt(settings["prompt"])]
     if settings["negative_prompt"]:
@@ -73,7 +73,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
 
 
 def _prompt(text: str) -> str:
-    return re.sub(r"\n\s*(?=Negative prompt:)", " ", text.strip())
+    return re.sub(r"(Negative prompt|^Steps):", r"\1 :", text.strip(), flags=re.MULTILINE)
 
 
 def _cfg_scale(config: Mapping[str, Any] | None) -> float | None:

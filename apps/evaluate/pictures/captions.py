@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +15,6 @@ Row = Mapping[str, Any]
 """Fields of a picture; ``text`` is its prompt."""
 
 METADATA = "metadata.jsonl"
-_PARAMETERS = re.compile(r"^(?:Negative prompt|Steps): ", re.MULTILINE)
 
 
 def read_rows(folder: Path, names: Sequence[str], source: Path | None = None) -> list[Row]:
@@ -127,5 +125,12 @@ def _beside_or_within(path: Path) -> Row:
         except (ValueError, LookupError, TypeError):
             return {}
     if isinstance(other, str):
-        return {"text": _PARAMETERS.split(other)[0]}
+        return {"text": _prompt_of(other)}
     return {}
+
+
+def _prompt_of(parameters: str) -> str:
+    """What stands above the negative prompt and the settings, which are the last such lines."""
+    text = f"\n{parameters}"
+    above, found, _ = text.rpartition("\nSteps:")
+    return (above if found else text).partition("\nNegative prompt:")[0]

@@ -67,6 +67,8 @@ def test_each_picture_has_its_own_source(tmp_path: Path) -> None:
         (f"a red star\n{A1111}", "a red star"),
         (f"a red star\nNegative prompt: blur\n{A1111}", "a red star"),
         (f"a star,\nin two lines\nNegative prompt: blur\n{A1111}", "a star,\nin two lines"),
+        (f"a star\nSteps: few\nNegative prompt:\nSteps: many\n{A1111}", "a star\nSteps: few"),
+        (f"a red star\n{A1111}\nTemplate: a {{red|blue}} star", "a red star"),
         ("a red star", "a red star"),
         ("a star: Steps: of a stair", "a star: Steps: of a stair"),
     ],
