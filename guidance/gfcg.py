@@ -91,7 +91,7 @@ class GradientFreeClassifierGuidance(Direction):
             classifier's own names.
         doubt: ``g``: ``"one_minus_p"``, ``"pair"`` for ``p_r / (p_c + p_r)``, ``"p_ref"`` for
             ``p_r``, or ``"constant"`` for 1.
-        temperature: ``T`` above 0; from 1 to 4 against a classifier that is too sure.
+        temperature: ``T`` from 0.001; 1 to 4 against a classifier that is too sure.
         threshold: ``tau`` from 0 to 1; images with less doubt are left alone.
         auto: autoguidance whose weak model is to see the reference class, at no cost; do not add
             the same rule to the chain.
