@@ -23,6 +23,7 @@ from apps.evaluate.options import (
 )
 from apps.evaluate.settings import EvaluateSettings
 from apps.options import Device, Verbose
+from apps.progress import progress_bar
 
 if TYPE_CHECKING:
     from apps.evaluate.result import Result
@@ -121,16 +122,18 @@ def statistics(
     Example: [bold]diffusteer evaluate statistics runs/real real.safetensors[/bold]
     """
     with spoken(verbose):
-        from apps.evaluate.protocols.distribution import statistics as write
+        with progress_bar() as show:
+            from apps.evaluate.protocols.distribution import statistics as write
 
-        settings = EvaluateSettings(
-            device=device,
-            batch_size=batch_size,
-            cache=None if no_cache else cache,
-            skip_bad=skip_bad,
-        )
-        check_out(file)
-        write(pictures, file, extractor, settings)
+            settings = EvaluateSettings(
+                device=device,
+                batch_size=batch_size,
+                cache=None if no_cache else cache,
+                skip_bad=skip_bad,
+                on_progress=show,
+            )
+            check_out(file)
+            write(pictures, file, extractor, settings)
         if speaks():
             typer.echo(f"written to {file}")
 

@@ -19,6 +19,7 @@ import typer
 from apps.errors import SayWarnings, one_line_errors, speaks
 from apps.evaluate.settings import EvaluateSettings, default_cache
 from apps.options import AsJson, Device, Verbose
+from apps.progress import progress_bar
 from apps.quiet import quiet
 
 if TYPE_CHECKING:
@@ -79,17 +80,19 @@ def evaluation(
         **own: Any,
     ) -> None:
         with spoken(verbose):
-            settings = EvaluateSettings(
-                device=device,
-                batch_size=batch_size,
-                cache=None if no_cache else cache,
-                skip_bad=skip_bad,
-                seed=seed,
-            )
             name = f"{command.__name__}-{own['generated'].resolve().name}.json"
             path = out or Path("out", name)
-            check_out(path)
-            result = command(**own)(settings)
+            with progress_bar() as show:
+                settings = EvaluateSettings(
+                    device=device,
+                    batch_size=batch_size,
+                    cache=None if no_cache else cache,
+                    skip_bad=skip_bad,
+                    seed=seed,
+                    on_progress=show,
+                )
+                check_out(path)
+                result = command(**own)(settings)
             if speaks():
                 _end(result, path, as_json)
 

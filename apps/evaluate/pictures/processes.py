@@ -78,25 +78,30 @@ class Processes:
                 raise error
         return [made for made, _ in outcomes]
 
-    def spread(
-        self,
-        items: Sequence[Item],
-        make: Callable[[Sequence[Item]], Made],
-        batch: int,
-        what: str,
-        unit: str = "picture",
+    def rounds(
+        self, items: Sequence[Item], make: Callable[[Sequence[Item]], Made], batch: int
     ) -> Iterator[list[Made]]:
         """What each process makes of a batch of the items, round by round; all see all of it.
 
         The items are dealt out in turn. What one process raises is raised in all.
         """
         own = items[self.rank :: self.count]
-        most = math.ceil(len(items) / self.count)
+        for start in range(0, math.ceil(len(items) / self.count), batch):
+            yield self.each(partial(make, own[start : start + batch]))
+
+    def spread(
+        self,
+        items: Sequence[Item],
+        make: Callable[[Sequence[Item]], Made],
+        batch: int,
+        what: str,
+        unit: str,
+    ) -> Iterator[list[Made]]:
+        """``rounds`` under a progress bar."""
         hidden = None if self.first else True
         with tqdm(total=len(items), desc=what, unit=unit, disable=hidden) as bar:
-            for start in range(0, most, batch):
-                part = own[start : start + batch]
-                yield self.each(partial(make, part))
+            for made in self.rounds(items, make, batch):
+                yield made
                 bar.update(min(batch * self.count, len(items) - bar.n))
 
 

@@ -125,14 +125,29 @@ class Workplace:
     def spread(
         self, items: Sequence[Item], make: Callable[[Sequence[Item]], Output], what: str
     ) -> Iterator[list[Output]]:
-        """What each process makes of a batch of the items; see ``Processes.spread``."""
-        return self.processes.spread(items, make, self.settings.batch_size, what)
+        """What each process makes of a batch of the items; see ``Processes.rounds``.
+
+        Each round goes to ``settings.on_progress`` after the caller has kept what it made.
+        """
+        if not items:
+            return
+        batch, done = self.settings.batch_size, 0
+        self._tell(done, len(items), what)
+        for made in self.processes.rounds(items, make, batch):
+            yield made
+            done = min(done + batch * self.processes.count, len(items))
+            self._tell(done, len(items), what)
 
     def finish(self, measure: Callable[[], Result]) -> Result:
         """What the first process measures, with what was left out and where it comes from."""
         result = self.processes.once(measure)
         origin = provenance(self.processes.device, self.processes.count)
         return replace(result, left_out=self.bad, provenance=origin)
+
+    def _tell(self, done: int, total: int, what: str) -> None:
+        tell = self.settings.on_progress
+        if tell is not None:
+            self.processes.once(lambda: tell(done, total, what))
 
     def _store(self, extractor: Extractor) -> FeatureStore:
         cache = self.settings.cache or self._scratch

@@ -58,10 +58,8 @@ def test_bad_picture_ends_both(emblems: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def spread(
-    processes: Processes, count: int, batch: int, order: Sequence[int] = ()
-) -> list[list[list[int]]]:
-    return list(processes.spread(list(order or range(count)), list, batch, "test"))
+def rounds(processes: Processes, count: int, batch: int) -> list[list[list[int]]]:
+    return list(processes.rounds(range(count), list, batch))
 
 
 def test_alone() -> None:
@@ -69,8 +67,8 @@ def test_alone() -> None:
     assert (processes.count, processes.first, processes.device.type) == (1, True, "cpu")
     assert processes.once(lambda: [1, "a"]) == [1, "a"]
     assert processes.once(lambda: None) is None
-    assert spread(processes, 5, 2) == [[[0, 1]], [[2, 3]], [[4]]]
-    assert spread(processes, 0, 2) == []
+    assert rounds(processes, 5, 2) == [[[0, 1]], [[2, 3]], [[4]]]
+    assert rounds(processes, 0, 2) == []
 
 
 def test_alone_errors_pass_through() -> None:
@@ -84,7 +82,7 @@ def test_alone_errors_pass_through() -> None:
     with pytest.raises(ValueError, match=r"^bad 0$"):
         processes.once(lambda: fail([0]))
     with pytest.raises(ValueError, match=r"^bad 7$"):
-        list(processes.spread([7, 8, 9], fail, 2, "test"))
+        list(processes.rounds([7, 8, 9], fail, 2))
     assert made == [0, 7, 8]
 
 
@@ -125,17 +123,17 @@ def test_processes_that_cannot_meet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dealing(monkeypatch: pytest.MonkeyPatch, count: int, batch: int) -> None:
     """Each item is made once, and all processes meet equally often."""
     monkeypatch.setattr(work, "gather_object", lambda own: own)
-    rounds = []
+    dealt = []
     for index in range(3):
         processes = Processes("cpu")
         processes._state = type(
             "State", (), {"num_processes": 3, "process_index": index, "is_main_process": index == 0}
         )()
-        rounds.append([part for (part,) in spread(processes, count, batch)])
-    assert len({len(parts) for parts in rounds}) == 1
-    assert sorted(item for parts in rounds for part in parts for item in part) == list(range(count))
-    assert max((len(part) for parts in rounds for part in parts), default=0) <= batch
-    sizes = [sum(map(len, parts)) for parts in rounds]
+        dealt.append([part for (part,) in rounds(processes, count, batch)])
+    assert len({len(parts) for parts in dealt}) == 1
+    assert sorted(item for parts in dealt for part in parts for item in part) == list(range(count))
+    assert max((len(part) for parts in dealt for part in parts), default=0) <= batch
+    sizes = [sum(map(len, parts)) for parts in dealt]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -145,7 +143,7 @@ def test_error_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "broadcast_object_list", lambda own: list(other))
     processes = Processes("cpu")
     with pytest.raises(OSError, match="disk full"):
-        spread(processes, 4, 1)
+        rounds(processes, 4, 1)
     with pytest.raises(OSError, match="disk full"):
         processes.once(lambda: 1)
 
