@@ -30,16 +30,14 @@ from guidance.core.heads import Selectors, check_selectors, resolve
 from guidance.core.rule import Rule
 from guidance.core.schedule import check_number
 from guidance.core.target import Target
-from guidance.head_set import Heads, HeadSet, layers_and_heads
+from guidance.head_set import Head, Heads, HeadSet, layers_and_heads
 from guidance.hunting.log import HuntLog
 from guidance.hunting.processes import check_processes, once, place, shared
+from guidance.hunting.progress import OnProgress, Progress
 from guidance.hunting.trial import Objective, Trial, name_of
 from guidance.soft_pag import SoftPAG
 
 Candidate = TypeVar("Candidate")
-
-OnProgress = Callable[[int, int], None]
-"""Called with the images made so far and those of the whole search, first before any is made."""
 
 _log = logging.getLogger("diffusteer")
 
@@ -102,7 +100,7 @@ def hunt(
 ) -> HeadSet:
     """Find the heads whose softening serves an objective best.
 
-    The number of images is logged, and given to ``on_progress``, before the first is made. Several
+    The number of images is logged, and told to ``on_progress``, before the first is made. Several
     processes of ``accelerate launch`` share the work once each has made its ``PartialState`` or
     ``Accelerator``, and all return the same.
 
@@ -163,14 +161,23 @@ def hunt(
     }
     log = HuntLog(folder, settings | beside)
     known = once(log.read)
-    report, total = on_progress or (lambda done, total: None), budget(len(heads), k, len(pairs))
-    done = len(pairs) * sum(len(each) <= k for each in known)
-    _log.info("%d heads, %d images in all, %d of them made already", len(heads), total, done)
-    report(done, total)
+    total = budget(len(heads), k, len(pairs))
 
     def mean(some: Heads) -> float:
+        return math.fsum(known[some]) / len(pairs)
+
+    def scored(before: Heads) -> dict[Head, float]:
+        """Mean score of each head beside some, as far as it is known."""
+        return {head: mean((*before, head)) for head in heads if (*before, head) in known}
+
+    def now(before: Heads) -> Progress:
+        """Where the search is in the round after some heads are found."""
+        rounds = tuple(scored(before[:count]) for count in range(len(before) + 1))
+        done = len(pairs) * sum(len(each) <= k for each in known)
+        return Progress(done, total, mean(()) if () in known else None, rounds)
+
+    def score(some: Heads) -> float:
         """Mean score of some heads; of a round whose scores are not known, all are made."""
-        nonlocal done
         if some not in known:
             before = some[:-1]
             sets = [(*before, head) for head in heads if head not in before]
@@ -179,15 +186,15 @@ def hunt(
                 if place()[0] == 0:
                     log.add(each, scores)
                 known[each] = scores
-                done += len(pairs)
-                report(done, total)
-        return math.fsum(known[some]) / len(pairs)
+                tell(now(before))
+        return mean(some)
 
-    baseline, found = mean(()), greedy(mean, heads, k)
-    rounds = tuple(
-        {head: mean((*found[:count], head)) for head in heads if head not in found[:count]}
-        for count in range(len(found))
-    )
+    tell = on_progress or (lambda now: None)
+    first = now(())
+    _log.info("%d heads, %d images in all, %d of them made already", len(heads), total, first.done)
+    tell(first)
+    baseline, found = score(()), greedy(score, heads, k)
+    rounds = tuple(scored(found[:count]) for count in range(len(found)))
     own = {"prompts": tuple(prompts), "seeds": tuple(seeds), "baseline": baseline, "rounds": rounds}
     return HeadSet(**settings | own)
 

@@ -27,6 +27,7 @@ from apps.settings import DEFAULT_MODEL, read_prompts
 
 if TYPE_CHECKING:
     from guidance import HeadSet
+    from guidance.hunting.progress import Progress
 
 
 def hunt(
@@ -121,12 +122,12 @@ def hunt(
 
         with tqdm(unit="picture", disable=None if speaks() else True) as bar:
 
-            def show(done: int, total: int) -> None:
+            def show(now: Progress) -> None:
                 if bar.total is None:
-                    say(f"{total} pictures in all, {done} of them made already")
-                    bar.reset(total)
-                    bar.initial = done
-                bar.update(done - bar.n)
+                    say(f"{now.total} pictures in all, {now.done} of them made already")
+                    bar.reset(now.total)
+                    bar.initial = now.done
+                bar.update(now.done - bar.n)
 
             found = run(settings, show)
         if speaks() and as_json:

@@ -10,7 +10,7 @@ from apps.pipelines import load_pipeline
 from apps.rules import read_rule
 from apps.sample import check_writable
 from guidance import HeadSet, hunt
-from guidance.head_hunter import OnProgress
+from guidance.hunting.progress import OnProgress
 
 
 def run(settings: HuntSettings, on_progress: OnProgress | None = None) -> HeadSet:

@@ -1,1 +1,1 @@
-"""What a search for heads is made of: images of a set, scores by rounds, their log, processes."""
+"""What a search for heads is made of: images of a set, their log, progress, processes."""

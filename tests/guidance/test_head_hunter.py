@@ -19,6 +19,7 @@ from guidance.core.fingerprint import weights_hash
 from guidance.core.heads import resolve
 from guidance.head_hunter import budget, greedy
 from guidance.hunting import processes
+from guidance.hunting.progress import OnProgress, Progress
 from guidance.hunting.trial import Trial
 from tests import tiny
 
@@ -141,14 +142,25 @@ def test_search_picks_by_the_function_of_the_set(
 @pytest.mark.parametrize("name", ["sd", "sd3"])
 def test_matches_a_slow_search(name: str) -> None:
     pipe = Counting(tiny.FAMILIES[name]())
-    seen: list[tuple[int, int]] = []
+    seen: list[Progress] = []
     layer = FIRST if name == "sd3" else MID
     heads = [(layer, head) for head in range(4 if name == "sd3" else 8)]
     options: dict[str, Any] = {"scale": 20.0, "strength": 0.7, "batch_size": 3}
-    found = search(pipe.pipe, **options, on_progress=lambda *at: seen.append(at))
+    found = search(pipe.pipe, **options, on_progress=seen.append)
     total = budget(len(heads), 2, 4)
     assert pipe.images == total
-    assert seen == [(done, total) for done in range(0, total + 1, 4)]
+    assert [(now.done, now.total) for now in seen] == [(n, total) for n in range(0, total + 1, 4)]
+    first, last = found.rounds
+    assert (seen[0].baseline, seen[0].rounds) == (None, ({},))
+    assert (seen[1].baseline, seen[1].rounds) == (found.baseline, ({},))
+    for count, now in enumerate(seen[2:], 1):
+        beside = count - len(first)
+        assert now.baseline == found.baseline
+        assert list(now.rounds[0].items()) == list(first.items())[:count]
+        assert now.heads == (found.heads[:1] if beside > 0 else ())
+        assert len(now.rounds) == (2 if beside > 0 else 1)
+        if beside > 0:
+            assert list(now.rounds[1].items()) == list(last.items())[:beside]
 
     def slow(some: Sequence[Any]) -> float:
         scores = []
@@ -209,9 +221,9 @@ class Killed(Exception):
     """What ends a search in the middle."""
 
 
-def kill_at(done: int) -> Callable[[int, int], None]:
-    def on_progress(made: int, total: int) -> None:
-        if made == done:
+def kill_at(done: int) -> OnProgress:
+    def on_progress(now: Progress) -> None:
+        if now.done == done:
             raise Killed
 
     return on_progress
@@ -223,13 +235,11 @@ def test_a_killed_search_goes_on(stop: int, found: HeadSet, tmp_path: Path) -> N
     with pytest.raises(Killed):
         search(pipe.pipe, folder=tmp_path / "work", on_progress=kill_at(stop))
     assert pipe.images == stop
-    seen: list[int] = []
-    again = search(
-        pipe.pipe, folder=tmp_path / "work", on_progress=lambda done, _: seen.append(done)
-    )
-    assert again == found
+    seen: list[Progress] = []
+    assert search(pipe.pipe, folder=tmp_path / "work", on_progress=seen.append) == found
     assert pipe.images == budget(8, 2, 4) == 64
-    assert seen == list(range(stop, 65, 4))
+    assert [now.done for now in seen] == list(range(stop, 65, 4))
+    assert len(seen[0].rounds[0]) == min(8, max(0, stop // 4 - 1))
     assert search(pipe.pipe, folder=tmp_path / "work") == found
     assert pipe.images == 64
 
@@ -251,9 +261,9 @@ def test_more_heads_go_on_from_fewer_and_fewer_from_more(tmp_path: Path) -> None
     two = search(pipe.pipe, folder=tmp_path, k=2)
     assert pipe.images == 64
     assert two.rounds[:1] == one.rounds
-    seen: list[tuple[int, int]] = []
-    assert search(pipe.pipe, folder=tmp_path, k=1, on_progress=lambda *at: seen.append(at)) == one
-    assert seen == [(36, 36)]
+    seen: list[Progress] = []
+    assert search(pipe.pipe, folder=tmp_path, k=1, on_progress=seen.append) == one
+    assert seen == [Progress(36, 36, one.baseline, one.rounds)]
 
 
 @pytest.mark.parametrize(
