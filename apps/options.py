@@ -44,6 +44,16 @@ Folder = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Where to write; default: a new folder out/NNN."),
 ]
+Pictures = Annotated[int | None, typer.Option(help="Use so many. Default: all.")]
+TrainingSteps = Annotated[int, typer.Option(help="Of the training.")]
+LearningRate = Annotated[float, typer.Option(help="Learning rate.")]
+NetworkWidth = Annotated[int, typer.Option(help="Of the network.")]
+NetworkDepth = Annotated[int, typer.Option(help="Of the network.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+TrainingWork = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the training is kept. Default: out with .work."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
 Metadata = Annotated[

@@ -51,7 +51,8 @@ def gradient_estimate(
     base = float(loss(theta))
     slopes = [(float(loss(theta + mu * e)) - base) / mu for e in directions]
     weights = theta.new_tensor(slopes) / len(slopes)
-    return torch.tensordot(weights, directions.to(theta.dtype), dims=1)
+    with torch.autocast(theta.device.type, enabled=False):  # which may be on for the loss
+        return torch.tensordot(weights, directions.to(theta.dtype), dims=1)
 
 
 def norm_correction(dimensions: int, evaluations: int) -> float:
@@ -113,7 +114,8 @@ def subspace_gradient(grad: Tensor, history: Tensor, nu: float) -> Tensor:
 def without(grad: Tensor, directions: Tensor) -> Tensor:
     """A gradient ``(..., d)`` without orthonormal directions ``(rows, d)``."""
     p = directions.to(grad.dtype)
-    return grad - (grad @ p.T) @ p
+    with torch.autocast(grad.device.type, enabled=False):
+        return grad - (grad @ p.T) @ p
 
 
 def partial_uniform_timesteps(

@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apps.errors import OneLineErrors, SayWarnings, one_line_errors, say, speaks
-from apps.options import AsJson, Device, Dtype, Model, Verbose
+from apps.options import (
+    AsJson,
+    BatchSize,
+    Device,
+    Dtype,
+    LearningRate,
+    Model,
+    NetworkDepth,
+    NetworkWidth,
+    Pictures,
+    Seed,
+    TrainingSteps,
+    TrainingWork,
+    Verbose,
+)
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL
 from apps.train.covariance import covariance
@@ -72,7 +86,7 @@ def evaluator(
             "module:function of your own. Default: clip.",
         ),
     ] = None,
-    pictures: Annotated[int | None, typer.Option(help="Use so many. Default: all.")] = None,
+    pictures: Pictures = None,
     sampling_steps: Annotated[
         int, typer.Option(help="Most denoising steps of a recorded run.")
     ] = EvaluatorSettings.sampling_steps,
@@ -83,17 +97,15 @@ def evaluator(
         tuple[float, float],
         typer.Option(help="Lowest and highest guidance scale of the recorded runs."),
     ] = EvaluatorSettings.scales,
-    steps: Annotated[int, typer.Option(help="Of the training.")] = EvaluatorSettings.steps,
+    steps: TrainingSteps = EvaluatorSettings.steps,
     training_batch: Annotated[
         int, typer.Option(help="Records of a training step.")
     ] = EvaluatorSettings.training_batch,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = EvaluatorSettings.lr,
-    width: Annotated[int, typer.Option(help="Of the network.")] = EvaluatorSettings.width,
-    depth: Annotated[int, typer.Option(help="Of the network.")] = EvaluatorSettings.depth,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = EvaluatorSettings.seed,
-    batch_size: Annotated[
-        int, typer.Option(help="Pictures made at once.")
-    ] = EvaluatorSettings.batch_size,
+    lr: LearningRate = EvaluatorSettings.lr,
+    width: NetworkWidth = EvaluatorSettings.width,
+    depth: NetworkDepth = EvaluatorSettings.depth,
+    seed: Seed = EvaluatorSettings.seed,
+    batch_size: BatchSize = EvaluatorSettings.batch_size,
     records: Annotated[
         Path | None,
         typer.Option(
@@ -102,10 +114,7 @@ def evaluator(
             "out.",
         ),
     ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the training is kept. Default: out with .work."),
-    ] = None,
+    work: TrainingWork = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,

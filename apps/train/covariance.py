@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apps.errors import one_line_errors
+from apps.options import AsJson, Device, Model, Verbose
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL, read_prompts
 
@@ -22,9 +24,7 @@ def covariance(
             "Default: 2,400 of everyday things.",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Shipped model, folder of a diffusers pipeline, or hub id.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     positions: Annotated[
         str, typer.Option(help="Tokens that count: all, or nonpad for those before the padding.")
     ] = "all",
@@ -36,10 +36,9 @@ def covariance(
         int | None, typer.Option(help="Layers of CLIP to leave out, as pictures are drawn with.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Captions encoded at once.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Estimate the second moment of text encodings, for concepts that go into one picture.
 
@@ -72,4 +71,16 @@ def covariance(
         )
         out.parent.mkdir(parents=True, exist_ok=True)
         found.save(out)
-    typer.echo(f"{out}: {len(found.matrix)} x {len(found.matrix)}, over {found.captions} captions")
+    size = len(found.matrix)
+    if as_json:
+        made = {
+            "file": str(out),
+            "size": size,
+            "captions": found.captions,
+            "positions": found.positions,
+            "clip_skip": found.clip_skip,
+            "digest": found.digest,
+        }
+        typer.echo(json.dumps(made, ensure_ascii=False))
+    else:
+        typer.echo(f"{out}: {size} x {size}, over {found.captions} captions")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apps.errors import one_line_errors
+from apps.options import AsJson, Device, Verbose
 from apps.quiet import quiet
 
 
@@ -27,10 +29,9 @@ def masks(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make masks anew that are there already.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda, cuda:1 ...")] = "auto",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show tracebacks and what the libraries say.")
-    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write a soft mask beside each photo, white where a word is seen, for --masked_loss.
 
@@ -51,8 +52,12 @@ def masks(
 
         where = pick_device(device)
         items = photos_to_mask(train_data_dir, overwrite)
-        if not items:
-            typer.echo("every photo has a mask already; --overwrite makes them anew")
-            return
-        for path, peak in write_masks(items, Segmenter(model, super_category, where)).items():
+        made = write_masks(items, Segmenter(model, super_category, where)) if items else {}
+    if as_json:
+        peaks = {str(path): peak for path, peak in made.items()}
+        typer.echo(json.dumps({"peaks": peaks}, ensure_ascii=False))
+    elif made:
+        for path, peak in made.items():
             typer.echo(f"{path}: {peak:.2f}")
+    else:
+        typer.echo("every photo has a mask already; --overwrite makes them anew")

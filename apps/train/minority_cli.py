@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apps.errors import SayWarnings, one_line_errors, speaks
-from apps.options import AsJson, Device, Dtype, Model, Verbose
+from apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    LearningRate,
+    Model,
+    NetworkDepth,
+    NetworkWidth,
+    Pictures,
+    Seed,
+    TrainingSteps,
+    TrainingWork,
+    Verbose,
+)
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL
 from apps.train.minority_settings import DISTANCES, MinoritySettings
@@ -60,15 +73,15 @@ def minority(
             metavar="COLUMN", help="Where it has a number to compare scores with, such as rarity."
         ),
     ] = None,
-    pictures: Annotated[int | None, typer.Option(help="Use so many. Default: all.")] = None,
-    steps: Annotated[int, typer.Option(help="Of the training.")] = MinoritySettings.steps,
+    pictures: Pictures = None,
+    steps: TrainingSteps = MinoritySettings.steps,
     training_batch: Annotated[
         int, typer.Option(help="Pictures of a training step.")
     ] = MinoritySettings.training_batch,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = MinoritySettings.lr,
-    width: Annotated[int, typer.Option(help="Of the network.")] = MinoritySettings.width,
-    depth: Annotated[int, typer.Option(help="Of the network.")] = MinoritySettings.depth,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = MinoritySettings.seed,
+    lr: LearningRate = MinoritySettings.lr,
+    width: NetworkWidth = MinoritySettings.width,
+    depth: NetworkDepth = MinoritySettings.depth,
+    seed: Seed = MinoritySettings.seed,
     batch_size: Annotated[
         int, typer.Option(help="Pictures scored at once.")
     ] = MinoritySettings.batch_size,
@@ -76,10 +89,7 @@ def minority(
         Path | None,
         typer.Option(metavar="DIR", help="Where scores are kept. Default: scores beside out."),
     ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the training is kept. Default: out with .work."),
-    ] = None,
+    work: TrainingWork = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import types
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from apps.errors import SayWarnings, one_line_errors, say, speaks
+from apps.options import AsJson, Verbose
 from apps.quiet import quiet
 from apps.settings import DEFAULT_MODEL
 from apps.train.personal import COMMANDS, Command
@@ -32,6 +34,8 @@ class Places(StrictSettings):
     """Folder of photos; captions in metadata.jsonl or text files, masks in NAME.mask.png."""
     output_dir: Annotated[Path, Field(strict=False)]
     """Folder for the result, the checkpoints and the log."""
+    device: str = "auto"
+    """auto, cpu, mps, cuda, cuda:1 ...; several processes keep to their own."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,7 +59,8 @@ def _function(name: str, command: Command) -> Callable[..., None]:
         *(_option(key, *option, "Method") for key, option in command.options.items()),
         *(_option(key, kind, text, "Photos") for key, kind, text in _fields(DataSettings)),
         *(_option(key, kind, text, "Training") for key, kind, text in _fields(TrainSettings)),
-        _option("verbose", bool, "Show tracebacks and what the libraries say.", "Run"),
+        _parameter("as_json", False, AsJson),
+        _parameter("verbose", False, Verbose),
     ]
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__doc__ = f"""{command.summary}
@@ -103,30 +108,32 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _option(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
-    flag = f"--{name}/--no_{name}" if kind is bool and name != "verbose" else f"--{name}"
+    flag = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
     option = typer.Option(flag, help=text, rich_help_panel=panel, show_default=False)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, option],
-    )
+    return _parameter(name, None, Annotated[kind | None, option])
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=annotation)
 
 
 def _train(name: str, command: Command, **options: Any) -> None:
     logging.getLogger("diffusteer").handlers = [SayWarnings()]
-    verbose = bool(options.pop("verbose"))
+    as_json, verbose = options.pop("as_json"), options.pop("verbose")
     stopped = "stopped; continue with --resume_from_checkpoint latest"
     with one_line_errors(verbose, stopped), _Bar() as bar:
         try:
             if not verbose:
                 quiet()
             settings = _settings(command, options)
-            from apps.pipelines import find_model  # loads torch and diffusers: not for --help
+            # loads torch and diffusers: not for --help
+            from apps.pipelines import find_model, pick_device
             from personalize.core.trainer import train
 
             places = settings[""]
-            train(
+            auto = places.device == "auto"
+            learned = train(
                 find_model(places.pretrained_model_name_or_path),
                 settings["method"],
                 places.train_data_dir,
@@ -134,6 +141,7 @@ def _train(name: str, command: Command, **options: Any) -> None:
                 settings["train"],
                 settings["data"],
                 bar.show,
+                None if auto else pick_device(places.device),
             )
         except FloatingPointError as error:
             say(f"error: {error}")
@@ -146,8 +154,15 @@ def _train(name: str, command: Command, **options: Any) -> None:
         except SystemExit:
             say(stopped)
             raise
-    if speaks():
-        print(f"{name} of {settings['method'].placeholder_token} in {places.output_dir}")
+    if speaks() and as_json:
+        made = {
+            "folder": str(places.output_dir),
+            "kind": learned.kind,
+            "metadata": dict(learned.metadata),
+        }
+        typer.echo(json.dumps(made, ensure_ascii=False))
+    elif speaks():
+        typer.echo(f"{name} of {settings['method'].placeholder_token} in {places.output_dir}")
 
 
 def _settings(command: Command, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ and gradients are averaged, so that several processes are one, but for rounding.
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def train(
     state = run / "state.safetensors"
     if state.exists():
         start = restore_state(state, model, followed, optimizer, recipe, seed)
-        processes.print(f"resuming {run.name} at step {start} of {recipe.steps}")
+        processes.print(f"resuming {run.name} at step {start} of {recipe.steps}", file=sys.stderr)
 
     def save(step: int) -> None:
         if first:

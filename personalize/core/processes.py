@@ -12,18 +12,30 @@ from torch import Tensor
 class Processes:
     """What several processes tell each other; with one of them nothing is sent.
 
+    Args:
+        accelerator: tells how many there are.
+        device: where a single process works; None is accelerate's choice.
+
     Attributes:
         first: whether this one writes files.
         count, rank: how many there are, and which this is.
         device: of this one.
+
+    Raises:
+        ValueError: several processes were launched on devices of another type.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, device: torch.device | None = None) -> None:
         self._accelerator: Any = accelerator
         self.first = accelerator.is_main_process
         self.count = accelerator.num_processes
         self.rank = accelerator.process_index
-        self.device = accelerator.device
+        self.device = accelerator.device if self.count > 1 or device is None else device
+        if device is not None and device.type != self.device.type:
+            raise ValueError(
+                f"device must be that of the {self.count} launched processes, "
+                f"{self.device.type}, found {str(device)!r}; leave it out"
+            )
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean of a tensor over the processes."""

@@ -55,6 +55,7 @@ class Run:
         settings: TrainSettings,
         data: DataSettings,
         accelerator: Accelerator,
+        processes: Processes,
         precision: str,
         stop: StopSignals,
         on_progress: OnProgress,
@@ -62,9 +63,8 @@ class Run:
         self.backbone, self.base, self.owned = backbone, base, owned
         self.method, self.items = method, items
         self.folder, self.settings, self.data = folder, settings, data
-        self.accelerator, self.precision, self.stop = accelerator, precision, stop
-        self.on_progress = on_progress
-        self.processes = Processes(accelerator)
+        self.accelerator, self.processes = accelerator, processes
+        self.precision, self.stop, self.on_progress = precision, stop, on_progress
         self.resolution = _resolution(data, backbone)
         self.weights = base_hash(backbone.pipe)
         self.identity = identity(

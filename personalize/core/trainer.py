@@ -20,6 +20,7 @@ from personalize.core.borrowed import borrowed, tf32
 from personalize.core.checkpoint import State
 from personalize.core.images import find_items
 from personalize.core.method import Method
+from personalize.core.processes import Processes
 from personalize.core.run import OnProgress, Run
 from personalize.core.settings import DataSettings, TrainSettings
 from personalize.core.steps import DTYPES
@@ -35,6 +36,7 @@ def train(
     settings: TrainSettings | None = None,
     data: DataSettings | None = None,
     on_progress: OnProgress | None = None,
+    device: torch.device | None = None,
 ) -> Artifact:
     """Train a method on the photos of a folder, and write what it has learned.
 
@@ -46,6 +48,7 @@ def train(
         settings: how to train; what is not set is the method's default.
         data: how photos become samples.
         on_progress: called after every step, and when a phase begins.
+        device: where to train; None is the choice of accelerate, which several processes keep to.
 
     Returns:
         What was written.
@@ -62,6 +65,7 @@ def train(
     templates = read_templates(data.templates) if data.templates else None
     items = find_items(images, templates or TEMPLATES[data.learnable_property], data.captions)
     accelerator = Accelerator(log_with=settings.report_to, project_dir=output_dir / "logs")
+    processes = Processes(accelerator, device)
     precision = settings.mixed_precision or accelerator.mixed_precision
     if owned := isinstance(pipe_or_path, str | Path):
         pipe, name = _load(pipe_or_path, DTYPES[precision]), _name(pipe_or_path)
@@ -73,7 +77,7 @@ def train(
     with (
         StopSignals() as stop,
         tf32(settings.allow_tf32),
-        borrowed(pipe, accelerator.device, settings.gradient_checkpointing, xformers, owned),
+        borrowed(pipe, processes.device, settings.gradient_checkpointing, xformers, owned),
     ):
         run = Run(
             backbone,
@@ -85,6 +89,7 @@ def train(
             settings,
             data,
             accelerator,
+            processes,
             precision,
             stop,
             on_progress or (lambda _: None),

@@ -55,11 +55,6 @@ FILES_ALONE = {
     "evaluate statistics",
     "evaluate dreambench",
     "evaluate report",
-    "train covariance",
-    "train masks",
-    "train textual-inversion",
-    "train perfusion",
-    "train zoodip",
 }
 """Commands that print no result, but where it is."""
 

@@ -161,6 +161,23 @@ def test_a_history_of_another_width_is_refused() -> None:
         subspace_gradient(_rand(5), _rand(8, 4), 0.1)
 
 
+def test_they_keep_their_precision_where_the_loss_has_less() -> None:
+    theta, e, grad, history = THETA.float(), _rand(4, 5).float(), _rand(5).float(), _rand(8, 5)
+    seen = []
+
+    def loss(vector: Tensor) -> Tensor:
+        seen.append((A.float() @ vector).dtype)
+        return vector.square().sum()
+
+    found = []
+    for rounded in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            found += [gradient_estimate(loss, theta, e, 1e-2)]
+            found += [subspace_gradient(grad, history.float(), 0.9)]
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
+    assert {*seen} == {torch.float32, torch.bfloat16}
+
+
 def test_timesteps_fill_their_range_evenly() -> None:
     drawn = partial_uniform_timesteps(100_000, 500, 900, torch.Generator().manual_seed(0))
     assert drawn.dtype == torch.int64 and drawn.shape == (100_000,)

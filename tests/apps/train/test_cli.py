@@ -132,6 +132,18 @@ def unbroken(models: Path, pictures: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
+def test_json(unbroken: Path, models: Path, pictures: Path) -> None:
+    """Held-out scores, from the work that is kept."""
+    result = train(*options(models, pictures, unbroken), "--json")
+    assert result.exit_code == 0, result.stderr
+    about = load_evaluator(unbroken).config.training
+    assert json.loads(result.stdout) == {
+        "folder": str(unbroken),
+        "measure": about["measure"],
+        "scores": about["scores"],
+    }
+
+
 def test_the_same_command_goes_on(
     unbroken: Path, models: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """``diffusteer train covariance``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ def test_it_writes_what_the_function_returns(
     found = Covariance.load(out)
     assert found.digest == expected.digest
     found.check(backbone_of(pipe).pipe)
+    told = _invoke(
+        *("--captions", tmp_path / "captions.txt", "--out", out, "--shrinkage", "0.1", "--json")
+    )
+    assert json.loads(told.stdout) == {
+        "file": str(out),
+        "size": 32,
+        "captions": 2,
+        "positions": "all",
+        "clip_skip": None,
+        "digest": expected.digest,
+    }
 
 
 @pytest.mark.parametrize(

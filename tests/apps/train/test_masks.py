@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,15 @@ def test_masks_lie_beside_the_photos_as_training_wants_them(clipseg: Path, photo
         assert 0 < float(peak) <= 1
     with Image.open(photos / "b.mask.png") as image:
         assert image.size == (20, 50) and image.mode == "L"
+
+
+def test_json(clipseg: Path, photos: Path) -> None:
+    """The highest probability in each mask that was written."""
+    found = json.loads(_invoke(photos, clipseg, "--json").stdout)
+    assert list(found) == ["peaks"]
+    assert set(found["peaks"]) == {str(photos / name) for name in ("a.mask.png", "b.mask.png")}
+    assert all(0 < peak <= 1 for peak in found["peaks"].values())
+    assert json.loads(_invoke(photos, clipseg, "--json").stdout) == {"peaks": {}}
 
 
 def test_a_mask_is_the_mean_probability_over_the_prompts(clipseg: Path) -> None:

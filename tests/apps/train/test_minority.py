@@ -58,6 +58,16 @@ def trained(models: Path, pictures: Path, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
+def test_json(trained: Path, models: Path, pictures: Path) -> None:
+    """What the held-out pictures say, from the work that is kept."""
+    result = run(*quick(models, pictures, trained, "--truth", "rarity"), "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    about = load_evaluator(trained).config.training
+    assert list(found) == ["folder", "scores", "chance", "truth"]
+    assert (found["folder"], found["scores"]) == (str(trained), about["scores"])
+
+
 def test_config_says_what_it_is_and_how_it_was_made(
     trained: Path, models: Path, pictures: Path
 ) -> None:

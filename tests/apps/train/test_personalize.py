@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from apps.cli import app
 from apps.train.personal import COMMANDS
+from personalize.core.artifact import Artifact
 from personalize.core.settings import DataSettings, TrainSettings
 from tests.personalize.core.dummy import photos
 
@@ -38,10 +40,12 @@ class Told:
         monkeypatch.setattr("personalize.core.trainer.train", self)
         monkeypatch.setattr("apps.train.personalize.quiet", lambda: None)
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: Any) -> Artifact:
         self.calls.append(arguments)
         if self.error:
             raise self.error
+        metadata = {"token": arguments[1].placeholder_token}
+        return Artifact(arguments[1].name, {"clip_l": torch.zeros(1, 2)}, metadata)
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_standard_flags(told: Told, folder: Path, tmp_path: Path) -> None:
         *("--lr_warmup_steps=0", f"--output_dir={tmp_path}"),
     )
     assert result.exit_code == 0, result.output
-    ((model, method, images, out, settings, data, _),) = told.calls
+    ((model, method, images, out, settings, data, _, device),) = told.calls
     assert Path(model).name == "emblem-unet"
     assert (images, out) == (folder, tmp_path)
     assert (method.placeholder_token, method.initializer_token) == ("<cat-toy>", "toy")
@@ -107,7 +111,21 @@ def test_standard_flags(told: Told, folder: Path, tmp_path: Path) -> None:
         *("scale_lr", "lr_scheduler", "lr_warmup_steps"),
     }
     assert data == DataSettings(resolution=512, learnable_property="style")
+    assert device is None
     assert "<cat-toy>" in result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json(told: Told, folder: Path, tmp_path: Path, name: str) -> None:
+    """What was learned, as its file has it, and where."""
+    words = ["--placeholder_token", "<星>", "--json"]
+    if name == "perfusion":
+        words += ["--super_category", "star"]
+    result = invoke(name, *places(folder, tmp_path), *words)
+    assert result.exit_code == 0, result.output
+    expected = {"folder": str(tmp_path), "kind": name, "metadata": {"token": "<星>"}}
+    assert json.loads(result.stdout) == expected
+    assert "<星>" in result.stdout
 
 
 def test_dashes(told: Told, folder: Path, tmp_path: Path) -> None:
@@ -138,7 +156,7 @@ def test_file_then_set_then_flags(told: Told, folder: Path, tmp_path: Path, suff
         *("--set", "train.learning_rate=0.2", "--learning_rate", "0.3"),
     )
     assert result.exit_code == 0, result.output
-    _, method, images, out, settings, data, _ = told.calls[0]
+    _, method, images, out, settings, data, *_ = told.calls[0]
     assert (images, out) == (folder, tmp_path / "out")
     assert (method.placeholder_token, method.num_vectors) == ("<cat>", 2)
     assert settings == TrainSettings(seed=1, max_train_steps=3, learning_rate=0.3)
@@ -189,8 +207,6 @@ def test_ends(
 
 
 def test_out_of_memory(told: Told, folder: Path, tmp_path: Path) -> None:
-    import torch
-
     told.error = torch.OutOfMemoryError("CUDA out of memory.")
     result = invoke("textual-inversion", *places(folder, tmp_path), *WORD.split())
     assert result.exit_code == 1
@@ -202,6 +218,16 @@ def test_no_model(told: Told, folder: Path, tmp_path: Path) -> None:
     result = invoke("textual-inversion", *places(folder, tmp_path), *WORD.split(), *model)
     assert result.exit_code == 2
     assert "model 'nothing' not found" in result.stderr
+
+
+def test_device(told: Told, folder: Path, tmp_path: Path) -> None:
+    arguments = ["textual-inversion", *places(folder, tmp_path), *WORD.split(), "--device"]
+    assert invoke(*arguments, "cpu").exit_code == 0
+    assert str(told.calls[0][-1]) == "cpu"
+    result = invoke(*arguments, "cuda:9")
+    assert result.exit_code == 2
+    assert "no device 'cuda:9' here: expected one of auto, " in result.stderr
+    assert len(told.calls) == 1
 
 
 def test_a_run(folder: Path, tmp_path: Path) -> None:
@@ -217,9 +243,14 @@ def test_a_run(folder: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, shown = process.communicate(timeout=300)
     assert process.returncode == 143, shown
+    command += ["--json"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert f"textual-inversion of <cat> in {tmp_path}" in ended.stdout
     assert (tmp_path / "learned_embeds.safetensors").is_file()
+    artifact = Artifact.load(tmp_path)
+    found = json.loads(ended.stdout)
+    assert (found["folder"], found["kind"]) == (str(tmp_path), artifact.kind)
+    assert found["metadata"].items() <= artifact.metadata.items()
+    assert found["metadata"]["diffusteer.steps"] == "20"
     lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))

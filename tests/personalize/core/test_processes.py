@@ -7,17 +7,64 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from personalize.core import checkpoint
+from personalize.core.processes import Processes
+from personalize.core.settings import DataSettings, TrainSettings
+from personalize.core.trainer import train
 from tests.personalize.core.conftest import Run
 from tests.personalize.core.dummy import Dummy, Guess
 from tests.personalize.core.test_trainer import assert_same, final, losses
 
 LIMIT = 300
 """Seconds until two processes are taken to hang."""
+
+
+def launched(count: int, device: str) -> Any:
+    """What accelerate says of the last of some processes."""
+    return SimpleNamespace(
+        is_main_process=count == 1,
+        num_processes=count,
+        process_index=count - 1,
+        device=torch.device(device),
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "found", "wanted", "device"),
+    [
+        (1, "cuda", None, "cuda"),
+        (1, "cuda", "cpu", "cpu"),
+        (1, "cpu", "cuda:1", "cuda:1"),
+        (2, "cuda:1", None, "cuda:1"),
+        (2, "cuda:1", "cuda:0", "cuda:1"),
+        (2, "cpu", "cpu", "cpu"),
+    ],
+)
+def test_device(count: int, found: str, wanted: str | None, device: str) -> None:
+    chosen = None if wanted is None else torch.device(wanted)
+    assert Processes(launched(count, found), chosen).device == torch.device(device)
+
+
+def test_several_processes_keep_to_their_devices() -> None:
+    with pytest.raises(ValueError, match=r"that of the 2 launched processes, cuda, found 'cpu'"):
+        Processes(launched(2, "cuda:1"), torch.device("cpu"))
+
+
+def test_a_run_on_a_device_of_its_own(
+    photo_folder: Path, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate has chosen another one; all that trains is where it was asked for."""
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    settings, data = TrainSettings(max_train_steps=1), DataSettings(resolution=16)
+    train(model, Dummy(), photo_folder, tmp_path, settings, data, device=torch.device("cpu"))
+    assert len(losses(tmp_path)) == 1
 
 
 def test_two_processes(run: Run, photo_folder: Path, tmp_path: Path) -> None:
