@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
+from typing import Any
 
 import gradio as gr
 
 from apps.demo import compare_tab, evaluate_tab, generate_tab, heads_tab, personalize_tab
 from apps.demo.model import Models
+from apps.demo.page import problem
 from apps.demo.session import Sessions
 from apps.demo.settings import DemoSettings
 from apps.demo.widgets import STATIC
@@ -34,9 +36,20 @@ THEME = gr.themes.Default(
 )
 
 
+class Page(gr.Blocks):
+    """Blocks that refuse what a field cannot take as the demo does: in one line."""
+
+    async def preprocess_data(self, *values: Any, **more: Any) -> Any:
+        try:
+            return await super().preprocess_data(*values, **more)
+        except Exception as error:  # fields raise errors of many unrelated types
+            reason = getattr(error, "message", None) or error
+            raise problem(f"a field does not take this value: {reason!s:.300}") from error
+
+
 def build(models: Models, sessions: Sessions) -> gr.Blocks:
     """The page."""
-    with gr.Blocks(
+    with Page(
         title="diffusteer", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
         gr.HTML(

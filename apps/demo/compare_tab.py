@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -80,12 +81,12 @@ def build_tab(tab: gr.Tab, models: Models, sessions: Sessions, mine: Fields) -> 
         "stack": mine.stack,
     }
 
-    def compare(session: Session, *given: Any) -> Iterator[tuple[Any, ...]]:
+    def compare(session: Session, stop: Event, *given: Any) -> Iterator[tuple[Any, ...]]:
         with spoken():
             wanted = checked(CompareRequest, dict(zip(fields, given, strict=True)))
             chosen = models[wanted.model]
             rules = {label: build(items, chosen) for label, items in wanted.rows().items()}
-            yield from _run(chosen, wanted, rules, session)
+            yield from _run(chosen, wanted, rules, session, stop)
 
     run_on_click(go, halt, sessions, compare, [*fields.values()], [said, grid, pack], "compare")
 
@@ -105,7 +106,11 @@ def build_tab(tab: gr.Tab, models: Models, sessions: Sessions, mine: Fields) -> 
 
 
 def _run(
-    model: Model, wanted: CompareRequest, rules: dict[str, Rule | None], session: Session
+    model: Model,
+    wanted: CompareRequest,
+    rules: dict[str, Rule | None],
+    session: Session,
+    stop: Event,
 ) -> Iterator[tuple[Any, ...]]:
     """Draw row after row, with news of the status line, the table and the download."""
     warn_of_cut(model, wanted)
@@ -120,7 +125,7 @@ def _run(
     for number, rule in enumerate(rules.values()):
         said = f"Row {number + 1} of {len(lines)}"
         try:
-            for news in drawing(model, wanted, rule, jobs, session):
+            for news in drawing(model, wanted, rule, jobs, stop):
                 if isinstance(news, Drawn):
                     cells = news.cells(lines[number].label, jobs)
                     lines[number] = replace(lines[number], images=news.images, cells=cells)

@@ -14,7 +14,6 @@ from torch import Tensor
 from apps.compare.run import Cell
 from apps.demo.forms import Request
 from apps.demo.model import Model
-from apps.demo.session import Session
 from apps.demo.streaming import Emit, stream
 from apps.demo.watch import watched
 from apps.generate import Call, Job, generate
@@ -71,7 +70,7 @@ class Drawn:
 
 
 def drawing(
-    model: Model, request: Request, rule: Rule | None, jobs: Sequence[Job], session: Session
+    model: Model, request: Request, rule: Rule | None, jobs: Sequence[Job], stop: Event
 ) -> Generator[Look | Drawn]:
     """Yield looks at a run while it lasts, and at the end what was drawn.
 
@@ -85,9 +84,9 @@ def drawing(
 
     def work(emit: Emit[Look | Drawn]) -> None:
         with model.scheduled(request.scheduler):
-            emit(draw(model, rule, jobs, call, session.stop, emit))
+            emit(draw(model, rule, jobs, call, stop, emit))
 
-    yield from stream(work, session.stop)
+    yield from stream(work, stop)
 
 
 def draw(
@@ -113,7 +112,8 @@ def draw(
         turns.append(float(cosine(guided, step.evaluate(COND)).mean()))
         now = time.monotonic()
         previews = None
-        if model.decode is not None and now - shown > pause and step.index:
+        flat = guided.ndim == 4  # not in tokens or frames
+        if model.decode is not None and flat and now - shown > pause and step.index:
             previews = _pictures(model.decode(step.x0(guided)))
             shown = time.monotonic()
             pause = PATIENCE * (shown - now)

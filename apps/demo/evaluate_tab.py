@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Event
 from typing import Any, Literal
 
 import gradio as gr
@@ -13,7 +14,8 @@ from apps.demo.forms import Form, checked
 from apps.demo.page import run_on_click, spoken, status
 from apps.demo.photos import receive, world
 from apps.demo.session import Session, Sessions
-from apps.demo.streaming import stream
+from apps.demo.streaming import Emit, stream
+from apps.demo.watch import Stopped
 from apps.evaluate.protocols.distribution import distribution
 from apps.evaluate.protocols.emblem import emblem
 from apps.evaluate.protocols.prompts import prompts
@@ -60,17 +62,28 @@ def build_tab(sessions: Sessions, device: str) -> None:
             plot = gr.Plot(show_label=False, visible=False)
             keep = gr.DownloadButton("Download the result", interactive=False)
 
-    def evaluate(session: Session, kind: Any, generated: Any, reference: Any) -> Iterator[Any]:
+    def evaluate(
+        session: Session, stop: Event, kind: Any, generated: Any, reference: Any
+    ) -> Iterator[Any]:
         with spoken():
             wanted = checked(EvaluateRequest, {"protocol": kind})
-            ours, theirs = session.place("generated"), session.place("reference")
-            receive(generated, ours, LEAST_PICTURES, MOST_PICTURES)
-            settings = EvaluateSettings(device=device, cache=None)
+            place = session.place("evaluation")
+            ours, theirs = place / "generated", place / "reference"
+            sides = [(ours, generated)]
             if wanted.protocol == "distribution":
-                receive(reference, theirs, LEAST_PICTURES, MOST_PICTURES)
+                sides.append((theirs, reference))
+            for folder, gallery in sides:
+                folder.mkdir()
+                receive(gallery, folder, LEAST_PICTURES, MOST_PICTURES)
             found: list[Result] = []
 
-            def work(emit: Any) -> None:
+            def work(emit: Emit[str]) -> None:
+                def tell(done: int, total: int, phase: str) -> None:
+                    if stop.is_set():
+                        raise Stopped
+                    emit(status(f"{phase}: {done} of {total} pictures", done / total))
+
+                settings = EvaluateSettings(device=device, cache=None, on_progress=tell)
                 match wanted.protocol:
                     case "distribution":
                         found.append(distribution(ours, theirs, settings=settings))
@@ -85,12 +98,18 @@ def build_tab(sessions: Sessions, device: str) -> None:
                 gr.Plot(visible=False),
                 gr.DownloadButton(interactive=False),
             )
-            yield from stream(work, session.stop)
+            try:
+                for line in stream(work, stop):
+                    yield line, gr.skip(), gr.skip(), gr.skip()
+            except Stopped:
+                yield status("Stopped."), gr.skip(), gr.skip(), gr.skip()
+                return
             result = found[0]
-            file = session.place("result") / f"{result.protocol}.json"
+            file = place / f"{result.protocol}.json"
             result.write(file)
+            sure = sum(score.interval is not None for score in result.scores)
             yield (
-                status(f"{len(result.scores)} scores, with 95 % intervals."),
+                status(f"{len(result.scores)} scores, {sure} of them with a 95 % interval."),
                 _table(result),
                 gr.Plot(figures.scores(result), visible=True),
                 gr.DownloadButton(value=str(file), interactive=True),
@@ -121,7 +140,7 @@ def _gallery(label: str) -> gr.Gallery:
     return gr.Gallery(
         label=f"{label} (PNG, JPEG, WEBP or BMP)",
         file_types=[".png", ".jpg", ".jpeg", ".webp", ".bmp"],
-        columns=8,
+        columns=4,
         height=190,
         interactive=True,
         format="png",

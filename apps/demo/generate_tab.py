@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -117,11 +118,11 @@ def build_tab(models: Models, sessions: Sessions) -> Fields:
                 plot = gr.Plot(show_label=False)
             pack = gr.DownloadButton("Download pictures and report", interactive=False)
 
-    def generate(session: Session, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def generate(session: Session, stop: Event, *values: Any) -> Iterator[tuple[Any, ...]]:
         with spoken():
             wanted = checked(DrawRequest, dict(zip(vars(fields), values, strict=True)))
             model = models[wanted.model]
-            yield from _run(model, wanted, build(wanted.stack, model), session)
+            yield from generating(model, wanted, build(wanted.stack, model), session, stop)
 
     outputs = [said, gallery, plot, chosen, pack]
     run_on_click(go, halt, sessions, generate, fields.inputs, outputs, "generate")
@@ -154,8 +155,8 @@ def build_tab(models: Models, sessions: Sessions) -> Fields:
     return fields
 
 
-def _run(
-    model: Model, wanted: DrawRequest, rule: Rule | None, session: Session
+def generating(
+    model: Model, wanted: DrawRequest, rule: Rule | None, session: Session, stop: Event
 ) -> Iterator[tuple[Any, ...]]:
     """Draw, with news of the status line, the gallery, the plot, the settings and the download."""
     warn_of_cut(model, wanted)
@@ -163,7 +164,7 @@ def _run(
     nothing = gr.skip()
     yield status("Starting …", 0), [], None, "", gr.DownloadButton(interactive=False)
     try:
-        for news in drawing(model, wanted, rule, jobs, session):
+        for news in drawing(model, wanted, rule, jobs, stop):
             if isinstance(news, Drawn):
                 made = news
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from threading import Event
 from typing import Annotated, Any
 
 import gradio as gr
@@ -12,27 +13,19 @@ from pydantic import Field
 from apps.demo.drawing import Drawn, drawing
 from apps.demo.forms import MAX_SEED, Request, checked
 from apps.demo.generate_tab import EXAMPLES, warn_of_cut
+from apps.demo.heads_search import OBJECTIVES, HuntRequest, searching
 from apps.demo.model import Model, Models
 from apps.demo.page import empty, progress, run_on_click, spoken, status
 from apps.demo.session import Session, Sessions
-from apps.demo.streaming import stream
 from apps.demo.table import Line, table
-from apps.demo.watch import Stopped, watched
-from apps.demo.widgets import head_map, map_choices, usual_heads
-from apps.generate import Call, Job
-from apps.hunt.objectives import load_objective
-from guidance import CFG, HeadSet, Rule, SoftPAG, hunt
+from apps.demo.watch import Stopped
+from apps.demo.widgets import NO_GAINS, head_map, map_choices, usual_heads
+from apps.generate import Job
+from guidance import CFG, Rule, SoftPAG
 
 MOST_HEADS = 512
-OBJECTIVES = {
-    "agreement with the prompt (emblem-clip)": "clip",
-    "recognisable emblems": "validity",
-    "striped texture": "emblem:texture=striped",
-    "large emblem": "emblem:size=large",
-    "blue background": "emblem:background=blue",
-}
 
-Heads = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=MOST_HEADS)]
+Chosen = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=MOST_HEADS)]
 
 
 class SoftenRequest(Request):
@@ -44,7 +37,7 @@ class SoftenRequest(Request):
         beside: scale of CFG beside it, 1 for none.
     """
 
-    heads: Annotated[Heads, Field(min_length=1)]
+    heads: Annotated[Chosen, Field(min_length=1)]
     scale: Annotated[float, Field(ge=0, le=30)] = 3.0
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     beside: Annotated[float, Field(ge=1, le=30)] = 4.0
@@ -58,24 +51,6 @@ class SoftenRequest(Request):
         plain = CFG(self.beside) if self.beside > 1 else None
         softened = SoftPAG(self.scale, heads=tuple(self.heads), strength=self.strength)
         return plain, softened if plain is None else plain + softened
-
-
-class HuntRequest(Request):
-    """A search for heads.
-
-    Attributes:
-        objective: one of ``OBJECTIVES``.
-        k: heads to find.
-    """
-
-    objective: Annotated[str, Field(max_length=80)]
-    k: Annotated[int, Field(ge=1, le=3)] = 1
-
-    def objective_name(self) -> str:
-        """The name by which ``load_objective`` knows it."""
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}")
-        return OBJECTIVES[self.objective]
 
 
 def build_tab(models: Models, sessions: Sessions) -> None:
@@ -112,7 +87,8 @@ def build_tab(models: Models, sessions: Sessions) -> None:
     with gr.Accordion("Search for heads (HeadHunter)", open=False):
         gr.Markdown(
             "Tries every head alone, keeps the best, tries every other beside it. The map shows "
-            "what each head gained: blue is better, red is worse. Pictures are of the prompt above."
+            "what each head gained when it was tried last: blue is better, red is worse. Pictures "
+            "are of the prompt above."
         )
         with gr.Row():
             objective = gr.Dropdown(
@@ -146,31 +122,31 @@ def build_tab(models: Models, sessions: Sessions) -> None:
         "steps": quickly,
     }
 
-    def soften(session: Session, *given: Any) -> Iterator[tuple[Any, ...]]:
+    def soften(session: Session, stop: Event, *given: Any) -> Iterator[tuple[Any, ...]]:
         with spoken():
             wanted = checked(SoftenRequest, dict(zip(fields, given, strict=True)))
             chosen = models[wanted.model]
-            yield from _soften(chosen, wanted, session)
+            yield from softening(chosen, wanted, stop)
 
     run_on_click(go, halt, sessions, soften, [*fields.values()], [said, grid], "soften")
 
-    def search(session: Session, *given: Any) -> Iterator[tuple[Any, ...]]:
+    def search(session: Session, stop: Event, *given: Any) -> Iterator[tuple[Any, ...]]:
         with spoken():
             wanted = checked(HuntRequest, dict(zip(search_fields, given, strict=True)))
             chosen = models[wanted.model]
-            yield from _search(chosen, wanted, session)
+            yield from searching(chosen, wanted, stop)
 
     run_on_click(seek, end, sessions, search, [*search_fields.values()], [told, heads], "search")
 
     def fit(name: str) -> Any:
         with spoken():
             chosen = models[name]
-        return gr.HTML(value=usual_heads(chosen), gains={}, **map_choices(chosen))
+        return gr.HTML(value=usual_heads(chosen), gains=NO_GAINS, **map_choices(chosen))
 
     model.change(fit, model, heads, queue=False, api_visibility="private")
 
 
-def _soften(model: Model, wanted: SoftenRequest, session: Session) -> Iterator[tuple[Any, ...]]:
+def softening(model: Model, wanted: SoftenRequest, stop: Event) -> Iterator[tuple[Any, ...]]:
     """Draw without and with the heads softened, with news of the status line and the table."""
     warn_of_cut(model, wanted)
     jobs = [Job(wanted.prompt, wanted.seed + number) for number in range(wanted.pictures)]
@@ -178,7 +154,7 @@ def _soften(model: Model, wanted: SoftenRequest, session: Session) -> Iterator[t
     lines = [Line("without"), Line("with softened heads")]
     for number, rule in enumerate(wanted.rules(model)):
         try:
-            for news in drawing(model, wanted, rule, jobs, session):
+            for news in drawing(model, wanted, rule, jobs, stop):
                 if isinstance(news, Drawn):
                     cells = news.cells(lines[number].label, jobs)
                     lines[number] = replace(lines[number], images=news.images, cells=cells)
@@ -191,50 +167,3 @@ def _soften(model: Model, wanted: SoftenRequest, session: Session) -> Iterator[t
             yield status("Stopped."), gr.skip()
             return
     yield status(f"{len(wanted.heads)} heads softened."), gr.skip()
-
-
-def _search(model: Model, wanted: HuntRequest, session: Session) -> Iterator[tuple[Any, ...]]:
-    objective = load_objective(wanted.objective_name(), model.pipe.device.type)
-    seeds = range(wanted.seed, wanted.seed + wanted.pictures)
-    found: list[HeadSet] = []
-
-    def work(emit: Any) -> None:
-        call = Call(steps=wanted.steps, guided=False).arguments(model.pipe, 1)
-        watch = watched(None, session.stop)
-
-        def tell(done: int, total: int) -> None:
-            emit((done, total))
-
-        found.append(
-            hunt(
-                model.pipe,
-                objective,
-                [wanted.prompt],
-                seeds,
-                k=wanted.k,
-                guidance=watch,
-                call=call,
-                batch_size=len(seeds),
-                on_progress=tell,
-            )
-        )
-
-    yield status("Starting …", 0), gr.skip()
-    try:
-        for done, total in stream(work, session.stop):
-            yield status(f"{done} of {total} pictures", done / total), gr.skip()
-    except Stopped:
-        yield status("Stopped."), gr.skip()
-        return
-    best = found[0].best()
-    gains = {
-        f"{layer}:{head}": score - best.baseline for (layer, head), score in best.rounds[0].items()
-    }
-    names = [f"{layer}:{head}" for layer, head in best.heads]
-    yield (
-        status(
-            f"Best: {', '.join(names)}: {best.scores[-1]:.3f} instead of {best.baseline:.3f} "
-            "without. They are chosen on the map now."
-        ),
-        gr.HTML(value=names, gains=gains),
-    )

@@ -60,23 +60,38 @@ def run_on_click(
     outputs: Sequence[Any],
     name: str,
 ) -> None:
-    """Let a button start long work on the device, and another stop it.
+    """Let a button start long work on the device, and another stop it, also while it waits in line.
 
     Args:
-        work: generator of the outputs, given the session and the inputs.
+        work: generator of the outputs, given the session, its stop and the inputs.
         outputs: the status line first.
         name: of the endpoint.
     """
-    quick: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    left = gr.Number(0, visible="hidden")
 
     def buttons(running: bool) -> list[Any]:
         return [gr.Button(interactive=not running), gr.Button(interactive=running)]
 
-    def begin(request: gr.Request, *given: Any) -> Iterator[Any]:
-        sessions.of(request).stop.clear()
-        yield from work(sessions.of(request), *given)
+    def ask(request: gr.Request) -> list[Any]:
+        sessions.of(request).ask(name)
+        return buttons(True)
 
-    started = go.click(lambda: buttons(True), None, [go, halt], **quick)
+    def begin(request: gr.Request, *given: Any) -> Iterator[Any]:
+        session = sessions.of(request)
+        stop = session.begin(name)
+        if stop.is_set():
+            yield status("Stopped."), *[gr.skip()] * (len(outputs) - 1)
+            return
+        with sessions.device:  # a program that takes its request back leaves the line in mid-step
+            yield from work(session, stop, *given)
+
+    def stop(times: int, request: gr.Request) -> tuple[Any, ...]:
+        if sessions.of(request).halt(name):
+            return status("Stopped."), times + 1
+        return gr.skip(), gr.skip()
+
+    started = go.click(ask, None, [go, halt], **quick)
     ended = started.then(
         begin,
         list(inputs),
@@ -89,8 +104,5 @@ def run_on_click(
     )
     for after in (ended.success, ended.failure):  # the page does not do ``then`` after an error
         after(lambda: buttons(False), None, [go, halt], **quick)
-
-    def stop(request: gr.Request) -> None:
-        sessions.of(request).stop.set()
-
-    halt.click(stop, None, None, **quick)
+    halt.click(stop, left, [outputs[0], left], **quick)
+    left.change(None, None, None, cancels=[ended], **quick)

@@ -15,8 +15,16 @@ from personalize.core.decode import decode, read_file
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 MAX_BYTES = 20_000_000
-CONCEPT = Emblem("star", "red", "ringed", "large")
+SHAPE, COLOUR, TEXTURE = "heart", "blue", "gradient"
 """A thing whose texture the shipped models have never seen."""
+_SEEN = (
+    ("large", "white"),
+    ("small", "yellow"),
+    ("large", "green"),
+    ("small", "purple"),
+    ("large", "white"),
+)
+"""How large it is in the example photos, and on what."""
 
 
 def receive(gallery: Any, folder: Path, least: int, most: int) -> tuple[Path, ...]:
@@ -48,11 +56,11 @@ def receive(gallery: Any, folder: Path, least: int, most: int) -> tuple[Path, ..
     return tuple(files)
 
 
-def examples(folder: Path, count: int = 5) -> list[str]:
-    """Photos of one thing that the shipped models do not know, on different backgrounds."""
-    rng = np.random.default_rng(0)
-    backgrounds = ("blue", "yellow", "green", "purple", "white")
-    return _write(folder, [Scene((CONCEPT,), backgrounds[i % 5]) for i in range(count)], rng)
+def examples(folder: Path) -> list[tuple[str, str]]:
+    """Photos of one thing that the shipped models do not know, and their captions."""
+    scenes = [Scene((Emblem(SHAPE, COLOUR, TEXTURE, size),), back) for size, back in _SEEN]
+    captions = [f"a {size} {{}} on a {back} background" for size, back in _SEEN]
+    return list(zip(_write(folder, scenes, np.random.default_rng(0)), captions, strict=True))
 
 
 def world(folder: Path, count: int = 64) -> list[str]:

@@ -12,6 +12,8 @@ from apps.demo.model import Model
 from apps.demo.presets import PRESETS, START
 
 STATIC = Path(__file__).parent / "static"
+NO_GAINS = "{}"
+"""Of the map: JSON text, as the page does not see what Gradio changes within an object."""
 
 
 def rule_stack(model: Model) -> gr.HTML:
@@ -39,7 +41,7 @@ def head_map(model: Model) -> gr.HTML:
         html_template='<div class="heads"></div>',
         js_on_load=(STATIC / "heads.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        gains={},
+        gains=NO_GAINS,
         **map_choices(model),
     )
 

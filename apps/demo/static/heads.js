@@ -29,14 +29,14 @@ function headsOf(layer) {
   return [...Array(props.layers[layer]).keys()].map((head) => `${layer}:${head}`);
 }
 
-function cell(name, head) {
+function cell(name, head, gains) {
   const on = props.value.includes(name);
-  const gain = props.gains?.[name];
+  const gain = gains[name];
   const node = make("button", { type: "button", textContent: head, title: name });
   node.ariaPressed = String(on);
   node.ariaLabel = `Head ${name}`;
   if (gain !== undefined) {
-    const most = Math.max(...Object.values(props.gains).map(Math.abs), 1e-9);
+    const most = Math.max(...Object.values(gains).map(Math.abs), 1e-9);
     node.style.setProperty("--gain", `${Math.round((Math.abs(gain) / most) * 70)}%`);
     node.classList.add(gain < 0 ? "loses" : "gains");
     node.title = `${name}: ${gain < 0 ? "" : "+"}${gain.toFixed(4)}`;
@@ -59,6 +59,10 @@ function brief(layers) {
 function draw() {
   shown = state();
   const layers = Object.keys(props.layers);
+  if (!layers.length) {
+    root.textContent = "The heads of this model cannot be softened.";
+    return;
+  }
   const names = brief(layers);
   const presets = make(
     "div",
@@ -68,9 +72,10 @@ function draw() {
     button("None", "Soften nothing", []),
     make("span", { textContent: `${props.value.length} softened` }),
   );
+  const gains = JSON.parse(props.gains);
   const rows = layers.map((layer) => {
     const whole = button(names[layer], `All heads of ${layer}`, [...props.value, ...headsOf(layer)]);
-    const cells = headsOf(layer).map((name, head) => make("td", {}, cell(name, head)));
+    const cells = headsOf(layer).map((name, head) => make("td", {}, cell(name, head, gains)));
     return make("tr", {}, make("th", { scope: "row" }, whole), ...cells);
   });
   root.replaceChildren(presets, make("table", {}, make("tbody", {}, ...rows)));

@@ -11,7 +11,6 @@ from apps.demo import figures
 from apps.demo.drawing import Drawn, Look, draw, drawing
 from apps.demo.forms import Request
 from apps.demo.model import Model
-from apps.demo.session import Session
 from apps.demo.streaming import Emit, stream
 from apps.demo.watch import Stopped
 from apps.generate import Call, Job, generate
@@ -56,10 +55,10 @@ def test_a_stop_ends_the_run_at_the_next_call(unet: Model) -> None:
     assert draw(unet, None, JOBS, Call(steps=1, guided=False), Event(), looks.append).images
 
 
-def test_another_scheduler_holds_for_one_run(unet: Model, session: Session) -> None:
+def test_another_scheduler_holds_for_one_run(unet: Model) -> None:
     own = unet.pipe.scheduler
     request = Request(model=unet.name, prompt="a red star", steps=2, scheduler="euler")
-    *_, made = drawing(unet, request, CFG(4.0), JOBS, session)
+    *_, made = drawing(unet, request, CFG(4.0), JOBS, Event())
     assert isinstance(made, Drawn)
     assert unet.pipe.scheduler is own
     cells = made.cells("CFG", JOBS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from apps.evaluate.protocols.emblem import emblem
+from apps.evaluate.protocols.prompts import prompts
+from apps.evaluate.result import Result
+from apps.evaluate.settings import EvaluateSettings
 from tests.apps.demo.conftest import untidy
 
 # Gradio 6 uses pandas in ways that pandas 4 will drop, and leaves event loops open.
@@ -35,7 +41,7 @@ GOOD: dict[str, list[Any]] = {
     "search": [
         *("emblem-unet", "a red star", "agreement with the prompt (emblem-clip)", 1, 1, 4),
     ],
-    "train": [[], "emblem-unet", "textual-inversion", "<a>", "star", 1, 0.005, 1, "a {}"],
+    "train": [[], "emblem-unet", "textual-inversion", "<a>", "star", "a {}", 1, 0.005, 1, "a {}"],
     "try_word": ["emblem-unet", "a red star", 0, 4, 0.75, 0.1],
     "evaluate": ["distribution", [], []],
     "read_settings": [None],
@@ -72,7 +78,9 @@ def test_a_good_request_is_answered(client: Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_wrong_values_get_one_line(client: Client, name: str) -> None:
+def test_wrong_values_get_one_line(
+    client: Client, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     for place, right in enumerate(GOOD[name]):
         # A textbox makes text of anything, and any text may be a prompt.
         for wrong in WRONG_TEXTS if isinstance(right, str) else WRONG:
@@ -80,6 +88,7 @@ def test_wrong_values_get_one_line(client: Client, name: str) -> None:
             answer = ask(client, name, values)
             assert "Traceback" not in answer, (values, answer)
             assert "root:" not in answer
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(Path(__file__).resolve()), "pyproject.toml"])
@@ -116,6 +125,27 @@ def test_visitors_do_not_see_each_others_pictures(client: Client, address: str) 
     with pytest.raises(AppError, match="nothing is learned yet"):
         other.predict(*GOOD["try_word"], api_name="/try_word")
     other.close()
+
+
+@pytest.mark.parametrize(("protocol", "measure"), [("prompts", prompts), ("emblem", emblem)])
+def test_downloaded_pictures_are_measured_by_the_prompts_inside(
+    client: Client, tmp_path: Path, protocol: str, measure: Callable[..., Result]
+) -> None:
+    model, text, negative, rules, steps, _, *rest = GOOD["generate"]
+    wanted = [model, text, negative, rules, steps, 6, *rest]
+    *_, pack = client.predict(*wanted, api_name="/generate")
+    with zipfile.ZipFile(pack["value"]) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".png")]
+        archive.extractall(tmp_path, names)
+    gallery = [{"image": handle_file(tmp_path / name), "caption": None} for name in names]
+    job = client.submit(protocol, gallery, [], api_name="/evaluate")
+    said, *_, file = job.result(timeout=60)
+    assert any(re.search("generated, emblem-.* of 6 pictures", news[0]) for news in job.outputs())
+    found = Result.read(Path(file["value"]))
+    own = measure(tmp_path, settings=EvaluateSettings(device="cpu", cache=None))
+    assert f"{len(own.scores)} scores" in said
+    assert found.to_dict()["scores"] == own.to_dict()["scores"]
+    assert found.images is not None and set(found.images.texts) == {text}
 
 
 def test_after_all_that_it_still_draws(client: Client) -> None:

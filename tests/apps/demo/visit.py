@@ -1,0 +1,48 @@
+"""What a visitor does on the page, and what they see there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def go_to(page: Any, tab: str) -> None:
+    """Open another tab than the first; there is nothing left of the first then."""
+    page.get_by_role("tab", name=tab).click()
+    page.get_by_role("button", name="Generate", exact=True).wait_for(state="hidden")
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+
+
+def put(page: Any, label: str, value: object) -> None:
+    beside = (
+        page.locator("label").filter(has_text=label).locator("input:not([type=radio]), textarea")
+    )
+    field = page.get_by_label(label, exact=True).or_(beside).locator("visible=true").first
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def slide(page: Any, label: str, value: int) -> None:
+    put(page, f"number input for {label}", value)
+
+
+def told(page: Any, text: str | re.Pattern[str]) -> None:
+    """A text appears."""
+    page.get_by_text(text).locator("visible=true").first.wait_for()
+
+
+def holds(page: Any, label: str, value: object) -> None:
+    """A field comes to hold a value."""
+    field = page.get_by_label(label, exact=True).element_handle()
+    page.wait_for_function("([e, value]) => e.value === value", arg=[field, str(value)])
+
+
+def refused(page: Any, text: str) -> None:
+    """A message appears; close it, unless it goes by itself in the meantime."""
+    toast = page.get_by_test_id("toast-body").filter(has_text=text)
+    toast.first.wait_for()
+    page.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach(e => e.click())")
+    toast.first.wait_for(state="hidden")
