@@ -78,27 +78,28 @@ RARER = {
     "BoostAndSkip({})": (1.1, 1.3),
     "SelfGuidedMinority({}, level=0.3, every=1)": (0.3, 1),
 }
-"""Rules for rare pictures, which train nothing, with their strengths."""
+PROMPTED = {"MinorityPrompt(10, {})": (0.01, 0.03, 0.1)}
+"""Rules for rare pictures with their strengths; those that need a prompt."""
 
 
-def _minority(model: str, prompts: str, rules: Mapping[str, Sequence[float]]) -> tuple[Cell, ...]:
+def _minority(model: str, prompts: str, more: Mapping[str, Sequence[float]]) -> tuple[Cell, ...]:
     classifier = f"emblem-evaluators/minority-{short(model)}"
-    trained = f"MinorityGuidance({{}}, {classifier!r})"
+    trained = {f"MinorityGuidance({{}}, {classifier!r})": (2, 6)}
+    rules: Mapping[str, Sequence[float]] = {**RARER, **trained, **more}
     return (
         plain(model, prompts),
         *(
-            minority(model, prompts, rule, strength)
+            minority(model, prompts, rule, strength, *[classifier] * (classifier in rule))
             for rule, strengths in rules.items()
             for strength in strengths
         ),
-        *(minority(model, prompts, trained, scale, classifier) for scale in (2, 6)),
     )
 
 
 MINORITY = (
-    *_minority(UNET, "empty", RARER),
-    *_minority(DIT, "empty", RARER),
-    *_minority(UNET, "shape", RARER | {"MinorityPrompt(10, {})": (0.01, 0.03, 0.1)}),
+    *_minority(UNET, "empty", {}),
+    *_minority(DIT, "empty", {}),
+    *_minority(UNET, "shape", PROMPTED),
 )
 
 SCORES = (
