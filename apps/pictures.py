@@ -16,6 +16,20 @@ from PIL.PngImagePlugin import PngInfo
 
 CELL = 256
 COLUMNS = 8
+_SAMPLERS = {
+    "DDIMScheduler": "DDIM",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "EulerDiscreteScheduler": "Euler",
+    "FlowMatchEulerDiscreteScheduler": "Euler",
+    "FlowMatchHeunDiscreteScheduler": "Heun",
+    "HeunDiscreteScheduler": "Heun",
+    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
+    "KDPM2DiscreteScheduler": "DPM2",
+    "LMSDiscreteScheduler": "LMS",
+    "PNDMScheduler": "PLMS",
+    "UniPCMultistepScheduler": "UniPC",
+}
+"""What AUTOMATIC1111's web UI calls schedulers of diffusers; one class is several of its DPM++."""
 _FONT_SIZE = 16
 _GAP = 8
 
@@ -52,6 +66,8 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         settings: with prompt, negative_prompt, steps, scheduler, guidance, guidance_config, seed,
             width, height, model and versions.
 
+    Samplers have the names of that program where it has the same ones, else those of diffusers.
+
     The form has no quotes around prompts: spaces and empty lines around them get lost, and in them
     a space goes before the colon of "Negative prompt:", and of "Steps:" at the start of a line.
     """
@@ -60,7 +76,7 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
         lines.append(f"Negative prompt: {_prompt(settings['negative_prompt'])}")
     fields = {
         "Steps": settings["steps"],
-        "Sampler": settings["scheduler"].removesuffix("Scheduler"),
+        "Sampler": _SAMPLERS.get(settings["scheduler"], settings["scheduler"]),
         "CFG scale": _cfg_scale(settings["guidance_config"]),
         "Seed": settings["seed"],
         "Size": f"{settings['width']}x{settings['height']}",

@@ -31,10 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from personalize.core.backbone import Backbone
+from personalize.core.checks import FLAG, TEXT, check_settings, finite, optional, whole
 from personalize.core.files import Artifact
 from personalize.core.method import Batch, Context, Training
 from personalize.core.projections import Edit, Editing, cross_projections, projected
-from personalize.core.tokens import Placeholder
+from personalize.core.tokens import Placeholder, check_token
 from personalize.covariance import Covariance, estimate_covariance
 
 _SEEN = "seen."
@@ -83,17 +84,25 @@ class Perfusion:
     clip_skip: int | None = None
 
     def __post_init__(self) -> None:
+        check_token(self.placeholder_token)
+        above_0 = finite("above 0", lambda value: value > 0)
+        check_settings(
+            self,
+            {
+                "super_category": TEXT,
+                "key_lock": FLAG,
+                "beta": finite(""),
+                "temperature": above_0,
+                "ema": finite("from 0 to below 1", lambda value: 0 <= value < 1),
+                "embedding_lr": above_0,
+                "clip_skip": optional(whole(0)),
+            },
+        )
         if not self.super_category.strip():
-            raise ValueError("super_category must be a word such as 'cat', found none")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, found {self.temperature}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be from 0 up to below 1, found {self.ema}")
-        if not self.embedding_lr > 0:
-            raise ValueError(f"embedding_lr must be above 0, found {self.embedding_lr}")
+            raise ValueError("Perfusion: super_category must be a word such as 'cat', found none")
         if not isinstance(self.covariance, Covariance | str | Path | None):
             raise TypeError(
-                f"covariance must be a Covariance or the path of its file, found "
+                f"Perfusion: covariance must be a Covariance or the path of its file, found "
                 f"{type(self.covariance).__name__}"
             )
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from personalize.core.checks import FILE, TEXT, check_settings, finite, optional, whole
 from personalize.core.files import Artifact
 from personalize.core.method import Batch, Context, Training
 from personalize.core.tokens import (
@@ -73,24 +74,26 @@ class TextualInversion:
 
     def __post_init__(self) -> None:
         check_token(self.placeholder_token)
+        check_settings(
+            self,
+            {
+                "initializer_token": optional(TEXT),
+                "initializer_file": optional(FILE),
+                "num_vectors": optional(whole(1)),
+                "class_word": optional(TEXT),
+                "l2_to_init": finite("from 0 up", lambda value: value >= 0),
+                "clip_skip": optional(whole(0)),
+            },
+        )
         if self.initializer_token is not None and self.initializer_file is not None:
             raise ValueError(
                 "TextualInversion: initializer_token and initializer_file cannot both be given, "
                 f"found {self.initializer_token!r} and {str(self.initializer_file)!r}"
             )
-        if self.num_vectors is not None and self.num_vectors < 1:
-            raise ValueError(
-                f"TextualInversion: num_vectors must be at least 1, found {self.num_vectors}"
-            )
         if self.norm not in ("none", "std_pull", "rescale"):
             raise ValueError(
                 "TextualInversion: norm must be 'none', 'std_pull' or 'rescale', found "
                 f"{self.norm!r}"
-            )
-        if not 0 <= self.l2_to_init < float("inf"):
-            raise ValueError(
-                "TextualInversion: l2_to_init must be a finite number from 0 up, found "
-                f"{self.l2_to_init}"
             )
 
     @property

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from personalize.core.borrowed import modules
+from personalize.core.checks import FLAG, TEXT, check_settings, finite, optional, whole
 from personalize.core.files import Artifact
 from personalize.core.method import Batch, Context, OwnStep, Training
 from personalize.core.quantize import put_back, quantize
@@ -89,13 +90,20 @@ class ZOODiP:
 
     def __post_init__(self) -> None:
         check_token(self.placeholder_token)
-        for name in ("num_vectors", "directions", "history"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ZOODiP: {name} must be at least 1, found {getattr(self, name)}")
-        if not 0 < self.mu < math.inf:
-            raise ValueError(f"ZOODiP: mu must be a finite number above 0, found {self.mu}")
-        if not 0 <= self.nu <= 1:
-            raise ValueError(f"ZOODiP: nu must be from 0 to 1, found {self.nu}")
+        check_settings(
+            self,
+            {
+                "initializer_token": optional(TEXT),
+                "num_vectors": whole(1),
+                "directions": whole(1),
+                "mu": finite("above 0", lambda value: value > 0),
+                "history": whole(1),
+                "nu": finite("from 0 to 1", lambda value: 0 <= value <= 1),
+                "norm_correction": FLAG,
+                "quantize": FLAG,
+                "clip_skip": optional(whole(0)),
+            },
+        )
 
     def start(self, context: Context) -> Training:
         """The vectors at their start, and the networks in int8.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,7 +172,7 @@ def _show(
 
         rows = measure(settings, shlex.join(["diffusteer", *sys.argv[1:]]), show)
     if as_json:
-        typer.echo(json.dumps([asdict(row) | {"met": row.met} for row in rows]))
+        typer.echo(Path(f"{settings.out}.json").read_text("utf-8").rstrip())
     else:
         typer.echo(markdown_table(rows))
         typer.echo(f"written to {settings.out}.csv and {settings.out}.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -119,12 +118,9 @@ def personalize(
 
         with _pictures() as show:
             rows = measure_personalize(settings, show)
-        if as_json:
-            typer.echo(json.dumps(rows))
-        else:
-            firsts = [(row["cell"], row["learned"]) for row in rows]
-            typer.echo(bounded_table(rows, list(MEASURES), ("cell", "learned"), firsts))
-            typer.echo(f"written to {settings.out / 'claims-personalize.json'}")
+        firsts = [(row["cell"], row["learned"]) for row in rows]
+        table = bounded_table(rows, list(MEASURES), ("cell", "learned"), firsts)
+        _say(settings.out / "claims-personalize.json", table, as_json)
 
 
 _STOPPED = "stopped; finished cells are kept, the same command continues"
@@ -140,11 +136,13 @@ def _measure(name: str, settings: ClaimsSettings, as_json: bool, verbose: bool) 
     suite = import_module(f"apps.claims.{name}").SUITE
     with _pictures() as show:
         rows = measure_claims(suite, settings, show)
-    if as_json:
-        typer.echo(json.dumps(rows))
-    else:
-        typer.echo(markdown_table(rows, ("accuracy", "fid", "diversity")))
-        typer.echo(f"written to {settings.out / f'claims-{name}.json'}")
+    table = markdown_table(rows, ("accuracy", "fid", "diversity"))
+    _say(settings.out / f"claims-{name}.json", table, as_json)
+
+
+def _say(file: Path, table: str, as_json: bool) -> None:
+    """What was found: the file as it is, or a table for people."""
+    typer.echo(file.read_text("utf-8").rstrip() if as_json else f"{table}\nwritten to {file}")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from apps.compare.settings import CompareSettings, read_seeds
-from apps.errors import SayWarnings, one_line_errors
+from apps.errors import SayWarnings, one_line_errors, speaks
 from apps.options import (
     AsJson,
     BatchSize,
@@ -112,7 +112,7 @@ def compare(
             from apps.compare.run import compare as make  # loads torch: not for --help
 
             result = make(settings, show)
-        if as_json:
+        if speaks() and as_json:
             typer.echo(json.dumps(result.report, ensure_ascii=False))
-        else:
+        elif speaks():
             typer.echo(f"{len(result.cells)} pictures, see {result.grid} and {result.table}")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
-from threading import Event
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, get_ident
 from typing import Any, Literal
 
 import gradio as gr
@@ -76,6 +81,7 @@ def build_tab(sessions: Sessions, device: str) -> None:
                 folder.mkdir()
                 receive(gallery, folder, LEAST_PICTURES, MOST_PICTURES)
             found: list[Result] = []
+            warned: list[str] = []
 
             def work(emit: Emit[str]) -> None:
                 def tell(done: int, total: int, phase: str) -> None:
@@ -84,13 +90,14 @@ def build_tab(sessions: Sessions, device: str) -> None:
                     emit(status(f"{phase}: {done} of {total} pictures", done / total))
 
                 settings = EvaluateSettings(device=device, cache=None, on_progress=tell)
-                match wanted.protocol:
-                    case "distribution":
-                        found.append(distribution(ours, theirs, settings=settings))
-                    case "prompts":
-                        found.append(prompts(ours, settings=settings))
-                    case _:
-                        found.append(emblem(ours, settings=settings))
+                with _heard(warned), _named_within(place):
+                    match wanted.protocol:
+                        case "distribution":
+                            found.append(distribution(ours, theirs, settings=settings))
+                        case "prompts":
+                            found.append(prompts(ours, settings=settings))
+                        case _:
+                            found.append(emblem(ours, settings=settings))
 
             yield (
                 status("Measuring …", 0),
@@ -105,11 +112,15 @@ def build_tab(sessions: Sessions, device: str) -> None:
                 yield status("Stopped."), gr.skip(), gr.skip(), gr.skip()
                 return
             result = found[0]
+            if result.images is not None:
+                result = replace(result, images=replace(result.images, folder=ours.name))
             file = place / f"{result.protocol}.json"
             result.write(file)
             sure = sum(score.interval is not None for score in result.scores)
+            lines = [f"{len(result.scores)} scores, {sure} of them with a 95 % interval."]
+            lines += [f"Warning: {_within(place, text)}" for text in warned]
             yield (
-                status(f"{len(result.scores)} scores, {sure} of them with a 95 % interval."),
+                "".join(map(status, lines)),
                 _table(result),
                 gr.Plot(figures.scores(result), visible=True),
                 gr.DownloadButton(value=str(file), interactive=True),
@@ -134,6 +145,36 @@ def build_tab(sessions: Sessions, device: str) -> None:
     protocol.change(
         lambda kind: gr.Column(visible=kind == "distribution"), protocol, beside, **quick
     )
+
+
+@contextmanager
+def _heard(warned: list[str]) -> Iterator[None]:
+    """What this thread warns of goes to a visitor, and not to the log of the server."""
+    log, thread = logging.getLogger("diffusteer"), get_ident()
+
+    def others(record: logging.LogRecord) -> bool:
+        if record.thread == thread:
+            warned.append(record.getMessage())
+        return record.thread != thread
+
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)
+
+
+@contextmanager
+def _named_within(place: Path) -> Iterator[None]:
+    """Errors name folders of a visitor without what they are in."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(_within(place, str(error))) from error
+
+
+def _within(place: Path, text: str) -> str:
+    return text.replace(f"{place}{os.sep}", "")
 
 
 def _gallery(label: str) -> gr.Gallery:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +23,7 @@ from apps.evaluate.options import (
     spoken,
 )
 from apps.evaluate.settings import EvaluateSettings
-from apps.options import Device, Verbose
+from apps.options import AsJson, Device, Verbose
 from apps.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def statistics(
     cache: Cache = CACHE,
     no_cache: NoCache = False,
     skip_bad: SkipBad = False,
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Keep the mean and covariance of real pictures, to serve distribution instead of them.
@@ -135,7 +137,7 @@ def statistics(
             check_out(file)
             write(pictures, file, extractor, settings)
         if speaks():
-            typer.echo(f"written to {file}")
+            _say({"file": str(file), "extractor": extractor}, f"written to {file}", as_json)
 
 
 @app.command()
@@ -197,6 +199,7 @@ def dreambench(
     token: Annotated[
         str, typer.Option(help="Placeholder token that stands for the subject.")
     ] = "sks",
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Write the prompts of DreamBench, a file of 25 for each of its 30 subjects.
@@ -210,10 +213,11 @@ def dreambench(
         [bold]diffusteer evaluate subject made photos --token sks[/bold]
     """
     with one_line_errors(verbose):
-        from apps.evaluate.protocols.dreambench import write_prompts
+        from apps.evaluate.protocols.dreambench import SUBJECTS, write_prompts
 
         write_prompts(out, token)
-        typer.echo(f"prompts of 30 subjects are in {out}")
+        made = {"folder": str(out), "subjects": [*SUBJECTS]}
+        _say(made, f"prompts of {len(SUBJECTS)} subjects are in {out}", as_json)
 
 
 @app.command()
@@ -264,6 +268,7 @@ def report(
         list[Path], typer.Argument(metavar="RESULT.json", help="Results of evaluations.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to.")],
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Put results side by side: tables, plots, and the best and worst pictures.
@@ -276,4 +281,10 @@ def report(
     with one_line_errors(verbose, "stopped; the report is not complete"):
         from apps.evaluate.reporting.report import report as write
 
-        typer.echo(f"written to {write(results, out)}")
+        page = write(results, out)
+        _say({"file": str(page)}, f"written to {page}", as_json)
+
+
+def _say(made: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """What was written: as JSON, or in words."""
+    typer.echo(json.dumps(made, ensure_ascii=False) if as_json else text)

@@ -50,14 +50,6 @@ COMMANDS: dict[str, str] = {
 }
 """Every command with arguments that go as far as loading its libraries."""
 
-FILES_ALONE = {
-    "demo",
-    "evaluate statistics",
-    "evaluate dreambench",
-    "evaluate report",
-}
-"""Commands that print no result, but where it is."""
-
 QUIET = "apps.quiet.warnings"
 WORK = {
     "evaluate dreambench": "apps.evaluate.protocols.dreambench.write_prompts",
@@ -91,7 +83,7 @@ def test_help_teaches_and_flags_are_the_same(name: str) -> None:
     assert f"diffusteer {name}" in command.help
     assert "Example" in command.help
     assert {"--verbose", "--config"} <= flags.keys()
-    assert ("--json" in flags) == (name not in FILES_ALONE)
+    assert ("--json" in flags) == (name != "demo")
     assert all(param.help for param in command.params)
     for flag, same in (("--device", "auto, cpu,"), ("--dtype", "auto, float32,")):
         assert flag not in flags or flags[flag].help.startswith(same)

@@ -49,7 +49,7 @@ def test_parameters_text() -> None:
     assert parameters_text(SETTINGS).splitlines() == [
         "a red star, “bright” 星",
         "Negative prompt: blur",
-        "Steps: 25, Sampler: PNDM, Seed: 7, Size: 64x32, Model: emblem-unet, "
+        "Steps: 25, Sampler: PLMS, Seed: 7, Size: 64x32, Model: emblem-unet, "
         "Guidance: CFG(scale=6.0) + Rescale(), Version: diffusteer 0.1.0",
     ]
 
@@ -67,6 +67,25 @@ def test_parameters_text() -> None:
 def test_cfg_scale_only_where_it_is_the_whole_truth(config: Any, words: str | None) -> None:
     text = parameters_text(SETTINGS | {"guidance_config": config})
     assert words in text if words else "CFG scale" not in text
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "sampler"),
+    [
+        ("DDIMScheduler", "DDIM"),
+        ("EulerAncestralDiscreteScheduler", "Euler a"),
+        ("FlowMatchEulerDiscreteScheduler", "Euler"),
+        ("KDPM2AncestralDiscreteScheduler", "DPM2 a"),
+        ("UniPCMultistepScheduler", "UniPC"),
+        ("DEISMultistepScheduler", "DEISMultistepScheduler"),
+        ("DPMSolverMultistepScheduler", "DPMSolverMultistepScheduler"),
+        ("DPMSolverSinglestepScheduler", "DPMSolverSinglestepScheduler"),
+    ],
+)
+def test_samplers_have_the_names_of_the_web_ui_or_of_diffusers(
+    scheduler: str, sampler: str
+) -> None:
+    assert f", Sampler: {sampler}, " in parameters_text(SETTINGS | {"scheduler": scheduler})
 
 
 def test_values_with_commas_are_quoted() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from guidance import CADS, DynamicCFG, PerpNeg, Rule
+from guidance import CADS, DynamicCFG, PerpNeg
 from guidance.core.chain import Chain
 from personalize import Perfusion, TextualInversion, ZOODiP
 from tests.docs.pages import read, sections, tables
@@ -140,11 +140,11 @@ def test_ends_are_taken_and_what_is_next_to_them_is_refused(each: Stated) -> Non
             each.build(value)
 
 
-WHOLE = [each for each in STATED if each.whole and isinstance(each.base, Rule)]
+WHOLE = [each for each in STATED if each.whole]
 COUNTED = [each for each in WHOLE if (type(each.base), each.name) not in AS_GIVEN]
 
 
 @pytest.mark.parametrize("each", COUNTED, ids=str)
-def test_whole_numbers_of_rules_are_whole(each: Stated) -> None:
+def test_whole_numbers_are_whole(each: Stated) -> None:
     with pytest.raises((TypeError, ValueError), match=each.name):
         each.build(each.taken[0] + 0.5)

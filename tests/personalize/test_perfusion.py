@@ -244,9 +244,9 @@ def test_a_concept_of_stable_diffusion_1_5_has_at_most_100_kilobytes(tmp_path: P
     ("settings", "message"),
     [
         ({"super_category": " "}, "super_category must be a word"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"ema": 1.0}, "ema must be from 0 up to below 1"),
-        ({"embedding_lr": 0.0}, "embedding_lr must be above 0"),
+        ({"temperature": 0.0}, "temperature must be a finite number above 0"),
+        ({"ema": 1.0}, "ema must be a finite number from 0 to below 1"),
+        ({"embedding_lr": 0.0}, "embedding_lr must be a finite number above 0"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:

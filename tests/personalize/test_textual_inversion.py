@@ -411,7 +411,7 @@ def test_the_trainer_leaves_no_trace_and_resumes_to_the_bit(sdxl: Any, tmp_path:
     [
         (lambda: TextualInversion("<Fox>"), "must be in lower case"),
         (lambda: TextualInversion(TOKEN, "a", "b.safetensors"), "cannot both be given, found 'a'"),
-        (lambda: TextualInversion(TOKEN, num_vectors=0), "num_vectors must be at least 1, found 0"),
+        (lambda: TextualInversion(TOKEN, num_vectors=0), "must be a whole number from 1 up"),
         (lambda: TextualInversion(TOKEN, norm="big"), "'std_pull' or 'rescale', found 'big'"),  # type: ignore[arg-type]
         (lambda: TextualInversion(TOKEN, l2_to_init=-1), "l2_to_init must be a finite number"),
         (lambda: TextualInversion(TOKEN, l2_to_init=float("nan")), "from 0 up, found nan"),

@@ -271,12 +271,12 @@ def test_perturbations_too_short_to_matter_are_said() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_vectors": 0}, "num_vectors must be at least 1, found 0"),
-        ({"directions": 0}, "directions must be at least 1"),
-        ({"history": 0}, "history must be at least 1"),
+        ({"num_vectors": 0}, "num_vectors must be a whole number from 1 up, found 0"),
+        ({"directions": 0}, "directions must be a whole number from 1 up"),
+        ({"history": 0}, "history must be a whole number from 1 up"),
         ({"mu": 0.0}, "mu must be a finite number above 0"),
         ({"mu": float("inf")}, "mu must be a finite number above 0"),
-        ({"nu": 1.5}, "nu must be from 0 to 1, found 1.5"),
+        ({"nu": 1.5}, "nu must be a finite number from 0 to 1, found 1.5"),
         ({"placeholder_token": "two words"}, "without spaces"),
     ],
 )

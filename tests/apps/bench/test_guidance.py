@@ -57,6 +57,13 @@ def test_files_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(row["case"] in result.stdout for row in rows)
 
 
+def test_json_is_what_the_file_holds(tmp_path: Path) -> None:
+    options = ["--model", "tiny", "--part", "overhead", "--pairs", 3, "--steps", 1]
+    result = run(*options, "--out", tmp_path / "x", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == json.loads((tmp_path / "x.json").read_text())
+
+
 def test_rules_that_are_off_cost_nothing(tmp_path: Path) -> None:
     settings = BenchSettings(
         models=("emblem-unet",), parts=("evaluations",), steps=2, out=tmp_path / "x"

@@ -106,9 +106,11 @@ def test_a_stop_is_clean_and_the_same_command_continues(
 
 def test_only_measures_what_matches_and_keeps_the_rest(made: Path) -> None:
     before = (made / "cells" / "guided.json").stat().st_mtime_ns
-    assert run(made, "--seed", 5, "--only", "^plain$").exit_code == 0
+    result = run(made, "--seed", 5, "--only", "^plain$", "--json")
+    assert result.exit_code == 0, result.stderr
     assert (made / "cells" / "guided.json").stat().st_mtime_ns == before
     found = json.loads((made / "results" / "claims-guidance.json").read_text())
+    assert json.loads(result.stdout) == found
     assert [row["cell"] for row in found["cells"]] == ["guided", "plain", "renders-pairs"]
 
 

@@ -240,8 +240,9 @@ def test_nothing_is_learned_or_drawn_twice(made: Path, monkeypatch: pytest.Monke
     before = rows(made)
     monkeypatch.setattr(learning, "in_own_process", None)
     monkeypatch.setattr(personalize.Personal, "_draw", None)
-    assert run(made).exit_code == 0
-    assert rows(made) == before
+    result = run(made, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert rows(made) == {row["cell"]: row for row in json.loads(result.stdout)["cells"]} == before
 
 
 def test_plots_and_pictures_are_drawn(made: Path) -> None:

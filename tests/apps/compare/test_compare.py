@@ -98,6 +98,15 @@ def test_a_flow_model_and_json(models: Path, tmp_path: Path) -> None:
         assert not image.info
 
 
+def test_of_several_processes_the_first_one_speaks(
+    quick: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    for words in ([], ["--json"]):
+        result = run("x", "--rules", "none", "--seeds", "0", *quick, *words)
+        assert (result.exit_code, result.stdout) == (0, "")
+
+
 def test_progress_counts_every_cell(sd: Any) -> None:
     settings = CompareSettings(
         prompts=("x", "y"), rules=("CFG(2)", "CFG(3)"), seeds=(0,), steps=2, batch_size=1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,15 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from apps.evaluate.protocols.emblem import emblem
 from apps.evaluate.protocols.prompts import prompts
 from apps.evaluate.result import Result
 from apps.evaluate.settings import EvaluateSettings
+from apps.pictures import write_png
 from tests.apps.demo.conftest import untidy
+from tests.apps.test_pictures import SETTINGS as PICTURE
 
 # Gradio 6 uses pandas in ways that pandas 4 will drop, and leaves event loops open.
 pytestmark = pytest.mark.filterwarnings(
@@ -146,6 +150,39 @@ def test_downloaded_pictures_are_measured_by_the_prompts_inside(
     assert f"{len(own.scores)} scores" in said
     assert found.to_dict()["scores"] == own.to_dict()["scores"]
     assert found.images is not None and set(found.images.texts) == {text}
+
+
+def uploads(folder: Path, side: int, text: str | None = None) -> list[Any]:
+    """A gallery of six grey pictures, made of a text or of nothing."""
+    folder.mkdir()
+    files = [folder / f"{number}.png" for number in range(6)]
+    for grey, file in enumerate(files):
+        picture = Image.new("RGB", (side, side), (grey, grey, grey))
+        write_png(file, picture, {**PICTURE, "prompt": text} if text else None)
+    return [{"image": handle_file(file), "caption": None} for file in files]
+
+
+def test_warnings_go_to_the_visitor_alone_and_folders_of_the_server_to_nobody(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sides = [uploads(tmp_path / str(side), side) for side in (64, 32)]
+    said, *_, file = client.predict("distribution", *sides, api_name="/evaluate")
+    for words in (
+        "generated pictures are 64 x 64, real ones 32 x 32: ",
+        "6 pictures in &#x27;generated&#x27; are no more than ",
+        "6 pictures in &#x27;reference&#x27; are no more than ",
+    ):
+        assert said.count(f"<p>Warning: {words}") == 1
+    found = Result.read(Path(file["value"]))
+    assert found.images is not None and found.images.folder == "generated"
+    assert tempfile.gettempdir() not in said + Path(file["value"]).read_text()
+
+    long = uploads(tmp_path / "long", 64, "a red star " * 40)
+    said, *_ = client.predict("prompts", long, [], api_name="/evaluate")
+    assert "Warning: 1 of 1 prompts are longer than emblem-clip reads" in said
+    with pytest.raises(AppError, match="6 pictures in &#x27;generated&#x27; have no prompt"):
+        client.predict("prompts", sides[0], [], api_name="/evaluate")
+    assert [record for record in caplog.records if record.name == "diffusteer"] == []
 
 
 def test_after_all_that_it_still_draws(client: Client) -> None:

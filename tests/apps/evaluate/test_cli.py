@@ -105,6 +105,11 @@ def test_statistics_serve_distribution(
     file = tmp_path / "made" / "real.safetensors"
     result = run("statistics", emblems, file, *quick[:4])
     assert (result.exit_code, result.stdout) == (0, f"written to {file}\n")
+    told = run("statistics", emblems, file, "--json", *quick[:4])
+    assert json.loads(told.stdout) == {
+        "file": str(file),
+        "extractor": "emblem-classifier",
+    }
     result = run("distribution", few, file, *quick)
     found = _check(result, tmp_path / "result.json", "distribution", "fid")
     assert found["settings"]["reference"]["pictures"] == 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -72,12 +73,15 @@ def test_without_the_token_a_prompt_is_that_of_the_class() -> None:
 
 def test_the_command_writes_the_prompts_of_every_subject(tmp_path: Path) -> None:
     made = tmp_path / "prompts"
-    result = CliRunner().invoke(app, ["evaluate", "dreambench", str(made), "--token", "xyz"])
-    assert result.exit_code == 0
+    command = ["evaluate", "dreambench", str(made), "--token", "xyz"]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout) == (0, f"prompts of 30 subjects are in {made}\n")
     assert {path.stem for path in made.iterdir()} == set(SUBJECTS)
     lines = (made / "cat2.txt").read_text().splitlines()
     assert lines == prompts("cat", live=True, token="xyz")
     assert (made / "can.txt").read_text().splitlines() == prompts("can", live=False, token="xyz")
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert told == {"folder": str(made), "subjects": [*SUBJECTS]}
 
 
 @pytest.mark.parametrize("token", ["", "two words"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 import re
@@ -298,6 +299,8 @@ def test_the_command_says_where_the_report_is(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["report", str(file), "--out", str(out)])
     assert (found.exit_code, found.stderr) == (0, "")
     assert found.stdout == f"written to {out / 'report.md'}\n"
+    found = CliRunner().invoke(app, ["report", str(file), "--out", str(out), "--json"])
+    assert json.loads(found.stdout) == {"file": str(out / "report.md")}
 
 
 def bad_input(tmp_path: Path) -> dict[str, tuple[list[str], Path, str]]:
