@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from personalize.core.backbone import Backbone
 from personalize.core.checks import FLAG, TEXT, check_settings, finite, optional, whole
+from personalize.core.encodings import at_concept, super_category_encoding, token_ids
 from personalize.core.files import Artifact
 from personalize.core.method import Batch, Context, Training
 from personalize.core.projections import Edit, Editing, cross_projections, projected
@@ -140,7 +141,7 @@ class _Training(Training):
         self._backbone = context.backbone
         word, device = settings.super_category, context.device
         rows = {
-            encoder.key: encoder.table[[_ids(encoder.tokenizer, word)[-1]]].float()
+            encoder.key: encoder.table[[token_ids(encoder.tokenizer, word)[-1]]].float()
             for encoder in self._backbone.text_encoders
         }
         self._placeholder = Placeholder(self._backbone, settings.placeholder_token, rows)
@@ -244,51 +245,3 @@ class _Training(Training):
         self._i_star = i_star
         self._editing.stop()
         self._editing = self._edited()
-
-
-@torch.no_grad()
-def super_category_encoding(
-    backbone: Backbone, prompts: Sequence[str], word: str, clip_skip: int | None, batch: int = 16
-) -> Tensor:
-    """Mean encoding ``(d_in,)`` of a word's last token in prompts with ``{}`` in its place."""
-    rows = []
-    tokens = len(_ids(backbone.text_encoders[0].tokenizer, word))
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        texts = [prompt.replace("{}", word) for prompt in part]
-        embeds = backbone.encode(texts, clip_skip).embeds.float()
-        rows.append(at_concept(backbone, embeds, part, tokens))
-    return torch.cat(rows).mean(0)
-
-
-def at_concept(backbone: Backbone, embeds: Tensor, prompts: Sequence[str], tokens: int) -> Tensor:
-    """Encodings ``(B, d_in)`` of the last token of what stands for ``{}`` in prompts."""
-    tokenizer = backbone.text_encoders[0].tokenizer
-    before = [prompt.partition("{}")[0] for prompt in prompts]
-    places = [position(tokenizer, text, tokens) for text in before]
-    return embeds[torch.arange(len(prompts)), places]
-
-
-def position(tokenizer: Any, before: str, tokens: int) -> int:
-    """Place of a word's last token in an encoding.
-
-    Args:
-        tokenizer: of the text encoder.
-        before: what stands before the word.
-        tokens: of the word.
-
-    Raises:
-        ValueError: the word is cut off, because too much stands before it.
-    """
-    place, most = len(_ids(tokenizer, before)) + tokens, tokenizer.model_max_length - 2
-    if place > most:
-        raise ValueError(
-            f"a prompt must have at most {most} tokens up to the concept, found {place} in "
-            f"{before + '{}'!r:.80}"
-        )
-    return place
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return found
