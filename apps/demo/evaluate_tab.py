@@ -130,17 +130,17 @@ def build_tab(sessions: Sessions, device: str) -> None:
         go, halt, sessions, evaluate, [protocol, made, real], [said, table, plot, keep], "evaluate"
     )
 
-    def drawn(request: gr.Request) -> list[str]:
+    def drawn(request: gr.Request) -> tuple[Any, str]:
         files = [str(path) for path in sessions.of(request).drawn]
-        if not files:
-            gr.Warning("Nothing is drawn yet: go to Generate or Compare first.")
-        return files
+        if files:
+            return files, status("")
+        return gr.skip(), status("Nothing is drawn yet: draw in Generate or Compare first.")
 
     def rendered(request: gr.Request) -> list[str]:
         return world(sessions.of(request).place("world"))
 
     quick: dict[str, Any] = {"queue": False, "api_visibility": "private"}
-    last.click(drawn, None, made, **quick)
+    last.click(drawn, None, [made, said], **quick)
     fresh.click(rendered, None, real, **quick)
     protocol.change(
         lambda kind: gr.Column(visible=kind == "distribution"), protocol, beside, **quick

@@ -8,7 +8,7 @@ from threading import Event
 from typing import Annotated, Any
 
 import gradio as gr
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from apps.demo.drawing import Drawn, drawing
 from apps.demo.forms import MAX_SEED, Request, checked
@@ -37,10 +37,17 @@ class SoftenRequest(Request):
         beside: scale of CFG beside it, 1 for none.
     """
 
-    heads: Annotated[Chosen, Field(min_length=1)]
+    heads: Chosen
     scale: Annotated[float, Field(ge=0, le=30)] = 3.0
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     beside: Annotated[float, Field(ge=1, le=30)] = 4.0
+
+    @field_validator("heads")
+    @classmethod
+    def _some(cls, heads: list[str]) -> list[str]:
+        if not heads:
+            raise ValueError("click at least one head on the map")
+        return heads
 
     def rules(self, model: Model) -> tuple[Rule | None, Rule]:
         """The rule without, and the rule with softened heads."""
@@ -59,7 +66,7 @@ def build_tab(models: Models, sessions: Sessions) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             model = gr.Dropdown(list(models.names), value=first.name, label="Model")
-            prompt = gr.Textbox(EXAMPLES[0], label="Prompt", lines=1, max_length=1000)
+            prompt = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_length=1000)
             gr.Markdown(
                 "#### Heads to soften\nEach row is a self-attention layer, each number one of its "
                 "heads. Guidance moves away from what the model draws with those heads weakened."
@@ -92,7 +99,7 @@ def build_tab(models: Models, sessions: Sessions) -> None:
         )
         with gr.Row():
             objective = gr.Dropdown(
-                list(OBJECTIVES), value=next(iter(OBJECTIVES)), label="What to improve"
+                list(OBJECTIVES), value=next(iter(OBJECTIVES)), label="What to improve", scale=2
             )
             k = gr.Slider(1, 3, 1, step=1, label="Heads to find")
             seeds = gr.Slider(1, 8, 2, step=1, label="Pictures of each trial")

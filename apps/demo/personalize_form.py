@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,13 +100,23 @@ class TrainRequest(Form):
 
     model: Annotated[str, Field(max_length=200)]
     method: Literal["textual-inversion", "perfusion", "zoodip"]
-    word: Annotated[str, Field(pattern=r"^<[\w-]{1,30}>$")]
+    word: str
     start: Annotated[str, Field(min_length=1, max_length=60)]
     text: Annotated[str, Field(max_length=MOST_TEXT)]
     steps: Annotated[int, Field(ge=1, le=2000)]
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     batch: Annotated[int, Field(ge=1, le=8)] = 4
     check: Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
+
+    @field_validator("word")
+    @classmethod
+    def _in_brackets(cls, word: str) -> str:
+        if not re.fullmatch(r"<[\w-]{1,30}>", word):
+            raise ValueError(
+                "write up to 30 letters, digits or hyphens in angle brackets, such as <my-thing>, "
+                f"found {word!r:.60}"
+            )
+        return word
 
     @field_validator("text", "check")
     @classmethod

@@ -84,7 +84,7 @@ def build_tab(models: Models, sessions: Sessions) -> None:
             )
             checks = gr.Gallery(
                 label="What the word means so far",
-                columns=6,
+                columns=5,
                 height=150,
                 format="png",
                 interactive=False,
@@ -96,6 +96,7 @@ def build_tab(models: Models, sessions: Sessions) -> None:
                 prompt = gr.Textbox(
                     "a small <my-thing> on a pink background",
                     label="Prompt",
+                    lines=2,
                     max_length=1000,
                     scale=4,
                 )

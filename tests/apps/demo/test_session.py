@@ -1,22 +1,8 @@
-"""Jobs that wait in line: told, stopped there, and apart from what else a visitor asked for."""
+"""Stops: in line, of one task alone, of all tasks of a visitor who leaves."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-from gradio_client import Client
-
 from apps.demo.session import Session
-from tests.apps.demo.conftest import untidy
-from tests.apps.demo.visit import press, slide, told
-
-# Gradio 6 uses pandas in ways that pandas 4 will drop, and leaves event loops open.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pandas.errors.Pandas4Warning",
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
 
 
 def test_a_stop_in_line_keeps_a_task_from_beginning(session: Session) -> None:
@@ -57,23 +43,3 @@ def test_leaving_stops_all_tasks(session: Session) -> None:
     session.end()
     assert all(stop.is_set() for stop in stops)
     assert session.begin("train").is_set()
-
-
-def test_a_visitor_waits_stops_and_comes_back(page: Any, address: str) -> None:
-    with untidy():
-        other = Client(address, verbose=False)
-        values = ["emblem-unet", "a red star", "", [], 100, 8, 0, "the model's own"]
-        job = other.submit(*values, api_name="/generate")
-        next(iter(job))
-        slide(page, "Steps", 2)
-        slide(page, "Pictures", 1)
-        press(page, "Generate")
-        told(page, "queue: 1/1")
-        press(page, "Stop")
-        told(page, "Stopped.")
-        press(page, "Generate")
-        told(page, "queue: 1/1")
-        assert not job.done()
-        job.cancel()
-        told(page, "1 pictures in")
-        other.close()

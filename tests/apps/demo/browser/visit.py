@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -10,6 +12,12 @@ def go_to(page: Any, tab: str) -> None:
     """Open another tab than the first; there is nothing left of the first then."""
     page.get_by_role("tab", name=tab).click()
     page.get_by_role("button", name="Generate", exact=True).wait_for(state="hidden")
+
+
+def come_back(page: Any, tab: str) -> None:
+    """Leave, and open another tab than the first on a new page."""
+    page.reload()
+    go_to(page, tab)
 
 
 def press(page: Any, name: str) -> None:
@@ -29,6 +37,19 @@ def slide(page: Any, label: str, value: int) -> None:
     put(page, f"number input for {label}", value)
 
 
+def bring(page: Any, files: Sequence[Path]) -> None:
+    """Upload to the first place that takes files."""
+    panel = page.get_by_role("tabpanel").locator("visible=true")
+    panel.locator("input[type=file]").first.set_input_files(files)
+
+
+def shows(page: Any, count: int) -> None:
+    """A gallery comes to hold so many pictures."""
+    page.get_by_role("button", name=f"Thumbnail {count} of {count}", exact=True).locator(
+        "visible=true"
+    ).first.wait_for()
+
+
 def told(page: Any, text: str | re.Pattern[str]) -> None:
     """A text appears."""
     page.get_by_text(text).locator("visible=true").first.wait_for()
@@ -36,7 +57,7 @@ def told(page: Any, text: str | re.Pattern[str]) -> None:
 
 def holds(page: Any, label: str, value: object) -> None:
     """A field comes to hold a value."""
-    field = page.get_by_label(label, exact=True).element_handle()
+    field = page.get_by_label(label, exact=True).locator("visible=true").element_handle()
     page.wait_for_function("([e, value]) => e.value === value", arg=[field, str(value)])
 
 
@@ -46,3 +67,20 @@ def refused(page: Any, text: str) -> None:
     toast.first.wait_for()
     page.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach(e => e.click())")
     toast.first.wait_for(state="hidden")
+
+
+def download(page: Any, text: str, path: Path) -> str:
+    """Save what a button has; returns the name that it gives to it."""
+    with page.expect_download() as waiting:
+        page.get_by_text(text).locator("visible=true").click()
+    waiting.value.save_as(path)
+    return str(waiting.value.suggested_filename)
+
+
+def until(page: Any, holds: Callable[[], bool]) -> None:
+    """Wait for what is not on the page."""
+    for _ in range(900):
+        if holds():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("it did not come to that in 90 seconds")
