@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+_TIMES, _SETTLED = 10, 300
+"""How often a slider is set at most, and milliseconds after which it must have kept its value."""
+
 
 def go_to(page: Any, tab: str) -> None:
     """Open another tab than the first; there is nothing left of the first then."""
@@ -34,7 +37,15 @@ def put(page: Any, label: str, value: object) -> None:
 
 
 def slide(page: Any, label: str, value: int) -> None:
-    put(page, f"number input for {label}", value)
+    """Set a slider, and again where a part of the page that was just opened sets it back."""
+    field = page.get_by_label(f"number input for {label}", exact=True).locator("visible=true").first
+    for _ in range(_TIMES):
+        field.fill(str(value))
+        field.press("Tab")
+        page.wait_for_timeout(_SETTLED)
+        if field.input_value() == str(value):
+            return
+    raise AssertionError(f"{label} does not keep {value}")
 
 
 def bring(page: Any, files: Sequence[Path]) -> None:
